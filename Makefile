@@ -1,0 +1,40 @@
+# The commands of Posthorn. Each is plain go underneath; T is the time for each fuzz target.
+T ?= 30s
+LINT_VERSION = v2.15.0
+LINT = .tools/golangci-lint-$(LINT_VERSION)
+
+.PHONY: build demo test check lint fmt bench fuzz
+
+build: ## the binary, in bin/
+	go build -trimpath -o bin/posthorn ./cmd/posthorn
+
+demo: ## everything in one process; open http://127.0.0.1:8025/
+	go run ./cmd/posthorn demo $(ARGS)
+
+test: ## the whole suite, real peers included; missing Debian packages are installed where that is allowed
+	./internal/testpeer/install.sh
+	go test -race -shuffle=on ./...
+
+check: lint ## format, lint, vet
+	go vet ./...
+
+lint: $(LINT)
+	$(LINT) run ./...
+
+fmt: $(LINT) ## put the sources in form
+	$(LINT) fmt ./...
+
+$(LINT):
+	GOBIN=$(CURDIR)/.tools go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+	mv .tools/golangci-lint $@
+
+bench: ## figures with their baselines in the same run
+	go test -run '^$$' -bench . -benchmem ./...
+
+fuzz: ## every fuzz target for T
+	@set -e; for file in $$(grep -rl --include='*_test.go' '^func Fuzz' .); do \
+	  for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' $$file); do \
+	    echo "== $$target in $$(dirname $$file)"; \
+	    go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(T) ./$$(dirname $$file); \
+	  done; \
+	done

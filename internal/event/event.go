@@ -1,0 +1,53 @@
+// Package event is the vocabulary of what happens in mailboxes.
+//
+// Every source (Dovecot's notifications, and later IDLE and others) turns what it hears into an
+// [Event]; nothing behind this package knows the source. Events are values: safe to share.
+package event
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+// Inbox is the one folder whose name has no case (RFC 9051 section 5.1).
+const Inbox = "INBOX"
+
+// Unknown is the Unseen of an event whose source did not count.
+const Unknown = -1
+
+// Kind is what happened.
+type Kind string
+
+// NewMail: a message is new in a folder, by delivery or by APPEND.
+const NewMail Kind = "new_mail"
+
+// Event is something that happened in a mailbox.
+type Event struct {
+	Kind Kind
+	// User and Context are the two halves of the user's id.
+	User, Context int64
+	// Folder is the full mailbox name in UTF-8.
+	Folder string
+	// UIDValidity and UID name the message (RFC 9051 section 2.3.1.1). A source that knows no UIDVALIDITY
+	// leaves 0.
+	UIDValidity, UID uint32
+	// Sender is the author's display name, else his address; Address is the address alone. Both decoded.
+	Sender, Address string
+	// Subject is decoded and unfolded.
+	Subject string
+	// Unseen counts the folder's unseen messages after the event, or is Unknown.
+	Unseen int
+	// Accepted is when we heard of it.
+	Accepted time.Time
+}
+
+// ID is the same for every report of the same event: it is what duplicates are recognised by.
+func (e Event) ID() string {
+	return fmt.Sprintf("%d@%d/%s/%d/%d", e.User, e.Context, e.Folder, e.UIDValidity, e.UID)
+}
+
+// LogValue shows which event it is and nothing of what the mail says.
+func (e Event) LogValue() slog.Value {
+	return slog.GroupValue(slog.String("kind", string(e.Kind)), slog.String("id", e.ID()))
+}
