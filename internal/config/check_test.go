@@ -1,0 +1,168 @@
+package config
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestCheck is the golden table of what is said about values that are understood, but wrong.
+func TestCheck(t *testing.T) {
+	const (
+		app = "transports:\n  apns:\n    enabled: true\n    apps:\n    - topic: com.example.mail\n      "
+		fcm = "transports:\n  fcm:\n    enabled: true\n    apps:\n    - service_account: x\n      "
+		key = "key: x\n      key_id: ABC123DEFG\n      team_id: DEF123GHIJ\n      "
+	)
+	for _, tc := range []struct{ name, text, want string }{
+		{"word", "log: {level: loud}", `posthorn.yml:1: log.level: "loud" is not one of debug, info, warn, error`},
+		{"near word", "internal: {notify: {user_form: metdata}}", `posthorn.yml:1: internal.notify.user_form: "metdata" is not one of login, metadata; did you mean metadata?`},
+		{"environment word", app + key + "environment: development\n", `posthorn.yml:9: transports.apns.apps[0].environment: "development" is not one of production, sandbox`},
+		{"number too small", "sessions: {max_per_user: 0}", `posthorn.yml:1: sessions.max_per_user: 0 is out of bounds: at least 1, at most 10000`},
+		{"duration too long", "push: {new_mail_ttl: 30d}", `posthorn.yml:1: push.new_mail_ttl: 30d is out of bounds: at least 1m, at most 28d`},
+		{"long state_dir", "state_dir: /" + strings.Repeat("x", 90), `posthorn.yml:1: state_dir: the path has 91 bytes, more than the 90 that leave room for a socket: choose a shorter one`},
+		{"state_dir that fits", "state_dir: /" + strings.Repeat("x", 89), ``},
+
+		{"database", "database: {url: mysql://canary}", `posthorn.yml:1: database.url: it must begin with postgres:// or sqlite:`},
+		{"database URL", "database: {url: 'postgres://u:canary%@h/n'}", `posthorn.yml:1: database.url: the form is postgres://user:password@host/name, with special characters of the password percent-encoded`},
+		{"sqlite URL", "database: {url: 'sqlite:///x'}", `posthorn.yml:1: database.url: the form is sqlite:PATH, such as sqlite:/var/lib/posthorn/posthorn.db`},
+		{"sqlite", "database: {url: 'sqlite:/x.db'}", ``},
+		{"postgresql", "database: {url: 'postgresql:///posthorn?host=/run/postgresql'}", ``},
+
+		{"listen", "public: {listen: 8008}", `posthorn.yml:1: public.listen: "8008" is not an address and a port, such as 127.0.0.1:8008 or [::1]:8008`},
+		{"port", "public: {listen: '127.0.0.1:http'}", `posthorn.yml:1: public.listen: "http" is not a port: a number from 1 to 65535, or 0 for any that is free`},
+		{"host", "public: {listen: '*:80'}", `posthorn.yml:1: public.listen: "*" is not an address to listen on; for all addresses leave it away, as in :80`},
+		{"same port", "public: {listen: ':8009'}", `posthorn.yml:1: public.listen: the same port as internal.listen: choose another one`},
+		{"same ports given", "internal: {listen: '127.0.0.1:8008'}", `posthorn.yml:1: internal.listen: the same port as public.listen: choose another one`},
+		{"same free port", "public: {listen: '127.0.0.1:0'}\ninternal: {listen: '127.0.0.1:0'}", ``},
+		{"same port, other address", "public: {listen: '10.0.0.1:8009'}", ``},
+		{
+			"no password towards others", "internal:\n  listen: :8009\n  notify:\n    password: ''\n",
+			`posthorn.yml:4: internal.notify.password: it must not be empty, because internal.listen (:8009) is not a loopback address: remove the key to have one made, or listen on 127.0.0.1`,
+		},
+		{"no password on loopback", "internal: {listen: '[::1]:8009', notify: {password: ''}}", ``},
+		{"made password towards others", "internal: {listen: '10.0.0.1:8009'}", ``},
+		{"login", "internal: {notify: {login: 'a:b'}}", `posthorn.yml:1: internal.notify.login: it must not hold a colon or control characters`},
+		{"no login", "internal: {notify: {login: ''}}", `posthorn.yml:1: internal.notify.login: it must not be empty`},
+		{"two lines of password", "internal: {notify: {password: \"canary\\nb\"}}", `posthorn.yml:1: internal.notify.password: it must be one line without control characters`},
+
+		{"public http", "public: {url: 'http://push.example.com'}", `posthorn.yml:1: public.url: it must begin with https://, as secrets travel over it`},
+		{"public http on loopback", "public: {url: 'http://127.0.0.1:8008'}", ``},
+		{"public path", "public: {url: 'https://push.example.com/'}", `posthorn.yml:1: public.url: remove what follows the host and port: https://push.example.com`},
+		{"public name only", "public: {url: push.example.com}", `posthorn.yml:1: public.url: "push.example.com" is not https:// followed by a host and perhaps a port`},
+		{"public user", "public: {url: 'https://u:canary@push.example.com'}", `posthorn.yml:1: public.url: a user or password does not belong here: only scheme, host and perhaps a port`},
+
+		{"empty client", "push: {allowed_clients: ['']}", `posthorn.yml:1: push.allowed_clients[0]: it must not be empty; * stands for all clients`},
+		{"space in client", "push: {allowed_clients: [a, ' b']}", `posthorn.yml:1: push.allowed_clients[1]: " b" begins or ends with a space`},
+
+		{"allow", "outbound: {allow: ['http://127.0.0.1:8026', 'https://h/path']}", `posthorn.yml:1: outbound.allow[1]: remove what follows the host and port: https://h`},
+		{"allow pattern", "outbound: {allow: ['https://*.corp.example']}", `posthorn.yml:1: outbound.allow[0]: "https://*.corp.example" is a pattern; write each origin out`},
+		{"allow host", "outbound: {allow: ['10.0.0.1:80']}", `posthorn.yml:1: outbound.allow[0]: "10.0.0.1:80" is not http:// or https:// followed by a host and perhaps a port`},
+		{"allow nothing", "outbound: {allow: ['']}", `posthorn.yml:1: outbound.allow[0]: "" is not http:// or https:// followed by a host and perhaps a port`},
+		{"allow port", "outbound: {allow: ['http://h:0']}", `posthorn.yml:1: outbound.allow[0]: "http://h:0" has no valid port`},
+
+		{"subject", "transports: {webpush: {subject: ops@example.com}}", `posthorn.yml:1: transports.webpush.subject: "ops@example.com" is neither mailto: nor https://`},
+		{"subject at localhost", "transports: {webpush: {subject: 'mailto:root@localhost'}}", `posthorn.yml:1: transports.webpush.subject: "localhost" is not a public host name; Apple refuses notifications signed like that. Give a real address, or remove the key`},
+		{"subject at .local", "transports: {webpush: {subject: 'https://mail.local/x'}}", `posthorn.yml:1: transports.webpush.subject: "mail.local" is not a public host name; Apple refuses notifications signed like that. Give a real address, or remove the key`},
+		{"subject at an address", "transports: {webpush: {subject: 'https://[2001:db8::1]'}}", `posthorn.yml:1: transports.webpush.subject: "2001:db8::1" is not a public host name; Apple refuses notifications signed like that. Give a real address, or remove the key`},
+		{"subject at an address literal", "transports: {webpush: {subject: 'mailto:a@[192.0.2.1]'}}", `posthorn.yml:1: transports.webpush.subject: "[192.0.2.1]" is not a public host name; Apple refuses notifications signed like that. Give a real address, or remove the key`},
+		{"subject without a user", "transports: {webpush: {subject: 'mailto:example.com'}}", `posthorn.yml:1: transports.webpush.subject: "mailto:example.com" is not one mail address, such as mailto:postmaster@example.com`},
+		{"subject over http", "transports: {webpush: {subject: 'http://example.com'}}", `posthorn.yml:1: transports.webpush.subject: "http://example.com" is neither mailto: nor https://`},
+
+		{"apns without apps", "transports:\n  apns:\n    enabled: true\n", `posthorn.yml:2: transports.apns.apps: apns is enabled, but has no apps: add an entry, or set transports.apns.enabled to false`},
+		{"fcm without apps", "transports:\n  fcm:\n    enabled: true\n", `posthorn.yml:2: transports.fcm.apps: fcm is enabled, but has no apps: add an entry, or set transports.fcm.enabled to false`},
+		{"apns key", app + key, ``},
+		{"no credential", app + "client: a\n", `posthorn.yml:5: transports.apns.apps[0]: it has no credential: give key_file (.p8) with key_id and team_id, or certificate_file (.p12) with its password`},
+		{"both credentials", app + key + "certificate_file: x.p12\n", `posthorn.yml:5: transports.apns.apps[0]: it has both key and certificate_file: keep one`},
+		{"blank password", app + "certificate_file: x.p12\n      certificate_password: ''\n", `posthorn.yml:7: transports.apns.apps[0].certificate_password: it must not be empty: export the .p12 file again, with a password`},
+		{"no password", app + "certificate_file: x.p12\n", `posthorn.yml:5: transports.apns.apps[0].certificate_password: it must not be empty: export the .p12 file again, with a password`},
+		{"certificate with key_id", app + "certificate_file: x.p12\n      certificate_password: x\n      key_id: x\n", `posthorn.yml:5: transports.apns.apps[0]: key_id and team_id belong to a key, and this entry has a certificate: remove them`},
+		{
+			"key without ids", app + "key: x\n      team_id: abc\n", `posthorn.yml:5: transports.apns.apps[0].key_id: give the ten capitals and digits of the key's id
+posthorn.yml:7: transports.apns.apps[0].team_id: give the ten capitals and digits of your team's id`,
+		},
+		{"key with password", app + key + "certificate_password: x\n", `posthorn.yml:9: transports.apns.apps[0].certificate_password: it belongs to certificate_file, and this entry has a key`},
+		{"empty key", app + strings.Replace(key, "x", "''", 1), `posthorn.yml:6: transports.apns.apps[0].key: it is empty`},
+		{"topic", strings.Replace(app, "com.example.mail", "''", 1) + key, `posthorn.yml:5: transports.apns.apps[0].topic: give the app's bundle id, such as com.example.mail`},
+		{"apns address", app + key + "url: http://127.0.0.1:2197\n", `posthorn.yml:9: transports.apns.apps[0].url: it must begin with https://, as secrets travel over it`},
+		{"CA without address", app + key + "ca_file: x.pem\n", `posthorn.yml:9: transports.apns.apps[0].ca_file: it is only for a url of your own; Apple's certificates are known to the system`},
+		{
+			"same client twice", app + key + "client: a\n    - topic: b\n      " + key + "client: a\n",
+			`posthorn.yml:14: transports.apns.apps[1].client: no client gets here: "a" of entry 1 matches first; put the special entries before the general ones`,
+		},
+		{
+			"general before special", fcm + "client: com.*\n    - service_account: y\n      client: com.a.*\n",
+			`posthorn.yml:8: transports.fcm.apps[1].client: no client gets here: "com.*" of entry 1 matches first; put the special entries before the general ones`,
+		},
+		{"special before general", fcm + "client: com.a.*\n    - service_account: y\n      client: com.*\n", ``},
+		{"no service account", strings.Replace(fcm, "service_account: x", "client: a", 1), `posthorn.yml:5: transports.fcm.apps[0].service_account: give service_account_file, the JSON file from the Firebase console`},
+		{"fcm address", fcm + "endpoint: http://fcm.example\n", `posthorn.yml:6: transports.fcm.apps[0].endpoint: it must begin with https://, as secrets travel over it`},
+		{"apps of a transport that is off are judged too", "transports: {apns: {apps: [{}]}}", `posthorn.yml:1: transports.apns.apps[0].topic: give the app's bundle id, such as com.example.mail
+posthorn.yml:1: transports.apns.apps[0]: it has no credential: give key_file (.p8) with key_id and team_id, or certificate_file (.p12) with its password`},
+	} {
+		got := findings(tc.text, nil, nil)
+		if got != tc.want {
+			t.Errorf("%s\n got %s\nwant %s", tc.name, got, tc.want)
+		}
+		if strings.Contains(got, "canary") {
+			t.Errorf("%s: a secret is shown", tc.name)
+		}
+	}
+}
+
+func TestVAPIDSubject(t *testing.T) {
+	for _, tc := range []struct{ public, subject, want string }{
+		{"", "", ""},
+		{"https://push.example.com", "", "https://push.example.com"},
+		{"https://push.example.com", "mailto:a@example.com", "mailto:a@example.com"},
+		{"http://127.0.0.1:8008", "", ""},
+		{"https://localhost", "", ""},
+		{"https://posthorn.local", "", ""},
+		{"https://192.0.2.1", "", ""},
+	} {
+		c := &Config{Public: Public{URL: tc.public}, Transports: Transports{WebPush: WebPush{Subject: tc.subject}}}
+		if got := c.VAPIDSubject(); got != tc.want {
+			t.Errorf("%+v: got %q", tc, got)
+		}
+	}
+}
+
+func TestDatabaseURL(t *testing.T) {
+	for url, want := range map[string]string{
+		"":                  "sqlite:/s/posthorn.db",
+		"sqlite:other.db":   "sqlite:/s/other.db",
+		"sqlite:/x/y.db":    "sqlite:/x/y.db",
+		"postgres://h/name": "postgres://h/name",
+	} {
+		c := &Config{StateDir: "/s", Database: Database{URL: NewSecret(url)}}
+		if got := c.DatabaseURL().Reveal(); got != want {
+			t.Errorf("%q: got %q, want %q", url, got, want)
+		}
+	}
+}
+
+func TestMatchClient(t *testing.T) {
+	for _, tc := range []struct {
+		pattern, client string
+		want            bool
+	}{
+		{"*", "", true},
+		{"*", "anything", true},
+		{"com.example", "com.example", true},
+		{"com.example", "com.example.x", false},
+		{"com.*", "com.", true},
+		{"com.*", "org.com.x", false},
+		{"*.mail", "com.example.mail", true},
+		{"*.mail", "com.example.mail.x", false},
+		{"a*b*c", "abc", true},
+		{"a*b*c", "a-b-b-c", true},
+		{"a*b*c", "acb", false},
+		{"ab*ba", "aba", false},
+		{"**", "x", true},
+		{"", "", true},
+		{"", "x", false},
+		{"com.?", "com.x", false},
+	} {
+		if got := MatchClient(tc.pattern, tc.client); got != tc.want {
+			t.Errorf("MatchClient(%q, %q) = %t", tc.pattern, tc.client, got)
+		}
+	}
+}

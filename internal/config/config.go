@@ -1,0 +1,329 @@
+// Package config is the one configuration of Posthorn: its keys, their defaults, and the rules that
+// can be judged without touching the network or opening a key.
+//
+// The structs in this file are the documentation. Each field carries its YAML name and default in its
+// tags, and its effect and dangers in its comment, written for the operator; docs/configuration.md and
+// deploy/posthorn.yml are generated from them (go test ./internal/config -run Generate -update), and a
+// test fails when they differ.
+//
+// [Load] reads the file, the environment and the files that secrets live in, once, at start.
+// [Config.Check] is pure. Whether a key can be parsed, a certificate is in date or a port is free is
+// judged by whoever uses it; [Config.Problem] gives such findings the same form and line number.
+//
+// A Config is not changed after Load and may be read from any goroutine.
+package config
+
+import "net/netip"
+
+// Tags understood by this package, beside yaml:
+//
+//	default  the default, as YAML text; none: empty, false, 0 or not set
+//	one      the allowed words
+//	min, max bounds of numbers and durations, inclusive
+//	is       "path": relative paths are taken from the directory of the configuration file
+//
+// In comments, a line that begins with "Default:", "Danger:" or "Example:" is picked out by the
+// generator. An example of a secret is the path for its _file key.
+
+// Config is the whole configuration.
+type Config struct {
+	// The directory of the database, of the keys made at first start, and of the socket on which
+	// "posthorn push" and the other commands reach the server. It is made, with mode 0700, when it does
+	// not exist. At most 90 bytes, because the path of a UNIX socket must be short.
+	//
+	// Default: $STATE_DIRECTORY if systemd sets it, else /var/lib/posthorn for root, else $XDG_STATE_HOME/posthorn or ~/.local/state/posthorn.
+	// Danger: whoever reads this directory can read the stored mail passwords, and whoever loses it loses every subscription.
+	// Example: /var/lib/posthorn
+	StateDir string `yaml:"state_dir" is:"path"`
+
+	// What Posthorn writes about itself, to standard error.
+	Log Log `yaml:"log"`
+
+	// Where users, subscriptions and the push queue are kept.
+	Database Database `yaml:"database"`
+
+	// The listener for devices: sign-in, subscriptions, the app.
+	Public Public `yaml:"public"`
+
+	// The listener for mail servers and monitoring: notifications, metrics, health.
+	Internal Internal `yaml:"internal"`
+
+	// The sessions of signed-in devices.
+	Sessions Sessions `yaml:"sessions"`
+
+	// Limits for guessing passwords. Each sign-in is a login at a mail server, so these limits protect
+	// that server too.
+	SignIn SignIn `yaml:"sign_in"`
+
+	// What is pushed, to whom, and how hard Posthorn tries.
+	Push Push `yaml:"push"`
+
+	// Connections to addresses that devices name, such as the endpoints of Web Push subscriptions.
+	Outbound Outbound `yaml:"outbound"`
+
+	// The ways to a device. A device may subscribe only by a transport that is enabled here.
+	Transports Transports `yaml:"transports"`
+
+	// origins tells where each key that is not a default came from; the keys are dotted paths.
+	origins map[string]origin
+	// file is the path given to Load, for messages; "" when there was none.
+	file string
+}
+
+// Log is the section log.
+type Log struct {
+	// The least important message that is written. At debug there is a line for every notification.
+	Level string `yaml:"level" default:"info" one:"debug info warn error"`
+
+	// The form of a line. auto is text when standard error is a terminal, and json otherwise.
+	Format string `yaml:"format" default:"auto" one:"auto text json"`
+}
+
+// Database is the section database.
+type Database struct {
+	// The database. Empty: the SQLite file posthorn.db in state_dir. sqlite:PATH: another SQLite file,
+	// a relative PATH being taken from state_dir. postgres://user:password@host/name: PostgreSQL.
+	//
+	// Default: the SQLite file posthorn.db in state_dir.
+	// Danger: SQLite needs a local disk; on a network file system it loses data.
+	// Example: /etc/posthorn/database-url
+	URL Secret `yaml:"url"`
+}
+
+// Public is the section public.
+type Public struct {
+	// The address and port of the listener for devices. It speaks plain HTTP: put a reverse proxy with
+	// TLS in front of it.
+	//
+	// Danger: on an address that others can reach without TLS, passwords and tokens travel in clear.
+	Listen string `yaml:"listen" default:"127.0.0.1:8008"`
+
+	// The origin at which devices reach this listener, as they see it: https://, a host and perhaps a
+	// port, no path. It is put into notifications as the address to open, and names the operator to Web
+	// Push services when transports.webpush.subject is not set. http:// only for a loopback address.
+	//
+	// Example: https://push.example.com
+	URL string `yaml:"url"`
+
+	// The reverse proxies whose X-Forwarded-For header is believed, as networks. Needed behind a proxy:
+	// without it all devices seem to come from the proxy and share one sign_in.attempts_per_address.
+	//
+	// Danger: whoever can connect from one of these networks can pretend to have any address.
+	// Example: [127.0.0.1/32, "::1/128"]
+	TrustedProxies []netip.Prefix `yaml:"trusted_proxies"`
+}
+
+// Internal is the section internal.
+type Internal struct {
+	// The address and port for mail servers and monitoring. It speaks plain HTTP.
+	//
+	// Danger: metrics and health are answered to everybody who can connect. On any but a loopback address the notify credential must not be empty, and it travels in clear.
+	Listen string `yaml:"listen" default:"127.0.0.1:8009"`
+
+	// What a mail server must present to report new mail, when "posthorn mailhost add" gave it no
+	// credential of its own.
+	Notify Notify `yaml:"notify"`
+}
+
+// Notify is the section internal.notify.
+type Notify struct {
+	// The user name of the HTTP Basic authentication (RFC 7617): the part before the colon in Dovecot's
+	// push URL.
+	Login string `yaml:"login" default:"posthorn"`
+
+	// The password that belongs to it.
+	//
+	// Default: the content of the file notify-password in state_dir, which is made at first start.
+	// Danger: explicitly empty ('') means that no credential is asked for. Everybody who can connect can then make any user's devices ring; it is refused unless internal.listen is a loopback address.
+	// Example: /etc/posthorn/notify-password
+	Password Secret `yaml:"password"`
+
+	// What the member "user" of a notification means. login: the IMAP login, which is what Dovecot sends
+	// by itself. metadata: what Posthorn wrote into the mailbox's METADATA, which Dovecot sends with
+	// user_from_metadata.
+	//
+	// Danger: a mailbox owner can write any value into his own METADATA. Prefer login.
+	UserForm string `yaml:"user_form" default:"login" one:"login metadata"`
+
+	// The networks that mail servers may report from, beside knowing the password. Empty: any.
+	//
+	// Example: [127.0.0.1/32, 10.1.2.0/24]
+	AllowFrom []netip.Prefix `yaml:"allow_from"`
+}
+
+// Sessions is the section sessions.
+type Sessions struct {
+	// How long a device stays signed in, counted from its sign-in.
+	//
+	// Danger: a lost device can read mail until then, unless its session is revoked.
+	Lifetime Duration `yaml:"lifetime" default:"90d" min:"1m" max:"3650d"`
+
+	// How many sessions a user may have. One more sign-in ends the oldest.
+	MaxPerUser int `yaml:"max_per_user" default:"50" min:"1" max:"10000"`
+}
+
+// SignIn is the section sign_in.
+type SignIn struct {
+	// How many attempts to sign in with one login are let through to the mail server in a window.
+	//
+	// Danger: whoever knows a login can use this up and lock its owner out of signing in for a window. Devices already signed in are not touched.
+	AttemptsPerLogin int `yaml:"attempts_per_login" default:"10" min:"1" max:"1000000"`
+
+	// How many attempts to sign in from one network address are let through in a window.
+	AttemptsPerAddress int `yaml:"attempts_per_address" default:"100" min:"1" max:"1000000"`
+
+	// The time in which both are counted.
+	Window Duration `yaml:"window" default:"15m" min:"1s" max:"1d"`
+}
+
+// Push is the section push.
+type Push struct {
+	// What a notification tells. full: sender and subject. sender: the sender only. none: neither, only
+	// that there is new mail.
+	//
+	// Danger: what is told to APNs and FCM can be read by Apple and Google; Web Push is encrypted up to the device.
+	Privacy string `yaml:"privacy" default:"full" one:"full sender none"`
+
+	// The applications that may subscribe, by the name they give as "client". A * stands for any
+	// characters, also for none.
+	AllowedClients []string `yaml:"allowed_clients" default:"['*']"`
+
+	// How long Posthorn and the provider keep trying to deliver a notification. FCM keeps nothing
+	// longer than 28 days.
+	NewMailTTL Duration `yaml:"new_mail_ttl" default:"3d" min:"1m" max:"28d"`
+
+	// How many notifications may be under way at once for each provider credential. A kill of the
+	// process can make at most this many arrive twice. A provider with a lower limit is not exceeded.
+	MaxInFlight int `yaml:"max_in_flight" default:"1000" min:"1" max:"100000"`
+}
+
+// Outbound is the section outbound.
+type Outbound struct {
+	// Origins (http:// or https://, a host and perhaps a port, no path) that devices may name although
+	// they lead into internal networks: a push service of your own, say. They must match exactly. All
+	// other loopback, private and link-local addresses are refused.
+	//
+	// Danger: every user can make Posthorn send requests to these.
+	// Example: ["https://push.corp.example:8443"]
+	Allow []string `yaml:"allow"`
+}
+
+// Transports is the section transports.
+type Transports struct {
+	// Web Push (RFC 8030): browsers, installed web apps, UnifiedPush. Needs no account anywhere.
+	WebPush WebPush `yaml:"webpush"`
+
+	// The Apple Push Notification service, for iOS and macOS apps.
+	APNs APNs `yaml:"apns"`
+
+	// Firebase Cloud Messaging, for Android apps.
+	FCM FCM `yaml:"fcm"`
+}
+
+// WebPush is the section transports.webpush.
+type WebPush struct {
+	// Whether devices may subscribe by Web Push.
+	Enabled bool `yaml:"enabled" default:"true"`
+
+	// The VAPID private key (RFC 8292): a P-256 key in PEM, PKCS #8.
+	//
+	// Default: the content of the file vapid.pem in state_dir, which is made at first start.
+	// Danger: subscriptions are bound to this key. With another one, each of them is refused until the device subscribes anew.
+	// Example: /etc/posthorn/vapid.pem
+	VAPIDKey Secret `yaml:"vapid_key"`
+
+	// How a push service can reach you when your notifications cause trouble: mailto: or https://.
+	//
+	// Default: public.url when it is https:// at a public host name, else none.
+	// Danger: Apple refuses every notification when this is not real, so localhost, .local names and bare addresses are refused here.
+	// Example: mailto:postmaster@example.com
+	Subject string `yaml:"subject"`
+}
+
+// APNs is the section transports.apns.
+type APNs struct {
+	// Whether devices may subscribe by APNs. Needs at least one entry in apps.
+	Enabled bool `yaml:"enabled" default:"false"`
+
+	// The apps and their credentials. A device uses the first entry whose client pattern matches.
+	Apps []APNsApp `yaml:"apps"`
+}
+
+// APNsApp is one entry of transports.apns.apps. It has either a key or a certificate.
+type APNsApp struct {
+	// The clients this entry is for, by the name the app gives as "client". A * stands for any
+	// characters, also for none.
+	Client string `yaml:"client" default:"'*'"`
+
+	// The topic of the app: its bundle id.
+	//
+	// Example: com.example.mail
+	Topic string `yaml:"topic"`
+
+	// Which of Apple's two services the app's tokens belong to. sandbox is for builds from Xcode;
+	// TestFlight and the App Store use production.
+	//
+	// Danger: with the wrong one every token is answered as bad.
+	Environment string `yaml:"environment" default:"production" one:"production sandbox"`
+
+	// The authentication key: the .p8 file that Apple lets you download once.
+	//
+	// Example: /etc/posthorn/AuthKey_ABC123DEFG.p8
+	Key Secret `yaml:"key"`
+
+	// The id of that key, ten characters, part of the name of the .p8 file.
+	//
+	// Example: ABC123DEFG
+	KeyID string `yaml:"key_id"`
+
+	// The id of your developer team, ten characters.
+	//
+	// Example: DEF123GHIJ
+	TeamID string `yaml:"team_id"`
+
+	// Instead of key: the certificate with its private key, a .p12 (PKCS #12) file.
+	CertificateFile string `yaml:"certificate_file" is:"path"`
+
+	// The password of the .p12 file. It must not be empty.
+	CertificatePassword Secret `yaml:"certificate_password"`
+
+	// Another address than Apple's, for a relay or a test: https://, a host and perhaps a port.
+	//
+	// Danger: whoever answers there sees every notification.
+	URL string `yaml:"url"`
+
+	// The certificate authorities (PEM) to trust for url, instead of the system's.
+	CAFile string `yaml:"ca_file" is:"path"`
+}
+
+// FCM is the section transports.fcm.
+type FCM struct {
+	// Whether devices may subscribe by FCM. Needs at least one entry in apps.
+	Enabled bool `yaml:"enabled" default:"false"`
+
+	// The apps and their credentials. A device uses the first entry whose client pattern matches.
+	Apps []FCMApp `yaml:"apps"`
+}
+
+// FCMApp is one entry of transports.fcm.apps.
+type FCMApp struct {
+	// The clients this entry is for, by the name the app gives as "client". A * stands for any
+	// characters, also for none.
+	Client string `yaml:"client" default:"'*'"`
+
+	// The service account: the JSON file that the Firebase console makes under "Service accounts".
+	//
+	// Danger: it can send to every device of the project.
+	// Example: /etc/posthorn/firebase.json
+	ServiceAccount Secret `yaml:"service_account"`
+
+	// The package name that a device's app must have (restricted_package_name). Empty: any of the
+	// project.
+	Package string `yaml:"package"`
+
+	// Another address than Google's, for a relay or a test: https://, a host and perhaps a port. http://
+	// only for a loopback address.
+	//
+	// Danger: whoever answers there sees every notification.
+	Endpoint string `yaml:"endpoint"`
+}
