@@ -1,0 +1,88 @@
+package account
+
+import (
+	"sync"
+	"time"
+)
+
+// maxLimited bounds the keys a limiter remembers: they come from whoever asks.
+const maxLimited = 100_000
+
+// A limiter allows a number of failures per key and window, refilled steadily. Success gives the
+// attempt back, which the token buckets of golang.org/x/time/rate cannot do.
+type limiter struct {
+	burst  float64
+	refill time.Duration // time for one attempt
+	now    func() time.Time
+
+	mu      sync.Mutex // guards buckets; held for map operations only
+	buckets map[string]bucket
+}
+
+type bucket struct {
+	used float64
+	at   time.Time
+}
+
+func newLimiter(attempts int, window time.Duration, now func() time.Time) *limiter {
+	return &limiter{
+		burst: float64(attempts), refill: window / time.Duration(attempts), now: now,
+		buckets: map[string]bucket{},
+	}
+}
+
+// take uses one attempt of key, or says how long to wait for the next.
+func (l *limiter) take(key string) (wait time.Duration, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.current(key)
+	if b.used+1 > l.burst {
+		return time.Duration((b.used + 1 - l.burst) * float64(l.refill)), false
+	}
+	if len(l.buckets) >= maxLimited {
+		l.forgetSome()
+	}
+	b.used++
+	l.buckets[key] = b
+	return 0, true
+}
+
+// giveBack returns an attempt that was no failure.
+func (l *limiter) giveBack(key string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.current(key)
+	if b.used <= 1 {
+		delete(l.buckets, key)
+		return
+	}
+	b.used--
+	l.buckets[key] = b
+}
+
+func (l *limiter) current(key string) bucket {
+	now := l.now()
+	b, ok := l.buckets[key]
+	if !ok {
+		return bucket{at: now}
+	}
+	b.used = max(0, b.used-float64(now.Sub(b.at))/float64(l.refill))
+	b.at = now
+	return b
+}
+
+// forgetSome makes room: refilled buckets first, else a random part. Forgetting errs on the side of
+// the user, never of a lockout.
+func (l *limiter) forgetSome() {
+	for key := range l.buckets {
+		if l.current(key).used == 0 {
+			delete(l.buckets, key)
+		}
+	}
+	for key := range l.buckets {
+		if len(l.buckets) <= maxLimited*9/10 {
+			return
+		}
+		delete(l.buckets, key)
+	}
+}

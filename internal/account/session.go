@@ -1,0 +1,266 @@
+package account
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/posthorn-mail/posthorn/internal/db"
+	"github.com/posthorn-mail/posthorn/internal/tenant"
+)
+
+// Session is a sign-in of one user on one device.
+type Session struct {
+	ID     string
+	User   tenant.UserID
+	Client string
+	// Device is the hash of the device secret given at sign-in; without one it is the session's own.
+	Device   string
+	Address  string
+	Created  time.Time
+	LastUsed time.Time
+	Expires  time.Time
+}
+
+// SignIn is a request for a session.
+type SignIn struct {
+	Login    string
+	Password Password
+	// Client names the app, "posthorn-app".
+	Client string
+	// Device is a secret that the app made once on this device; "" when it has none.
+	Device string
+	// MailHost is needed only when the login exists on several mail hosts.
+	MailHost string
+	Address  netip.Addr
+}
+
+const (
+	sessionColumns = `id, context_id, user_id, client, device_hash, address, created_ms, last_used_ms, expires_ms`
+	sqlAddSession  = `INSERT INTO sessions (id, token_hash, context_id, user_id, client, device_hash, address, created_ms,
+		last_used_ms, expires_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+	sqlPurgeSessions = `DELETE FROM sessions WHERE expires_ms <= ?`
+	sqlLimitSessions = `DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE context_id = ? AND user_id = ?
+		ORDER BY last_used_ms DESC, id LIMIT 1000 OFFSET ?)`
+	sqlSessionByToken = `SELECT ` + sessionColumns + ` FROM sessions WHERE token_hash = ? AND expires_ms > ?`
+	sqlSessions       = `SELECT ` + sessionColumns + ` FROM sessions WHERE context_id = ? AND user_id = ? AND expires_ms > ?
+		ORDER BY created_ms, id`
+	sqlTouchSession  = `UPDATE sessions SET last_used_ms = ? WHERE id = ?`
+	sqlRevokeSession = `DELETE FROM sessions WHERE id = ? AND context_id = ? AND user_id = ? RETURNING ` + sessionColumns
+	// A device speaks for a user only while a session signed in with its secret lives.
+	sqlDeviceSessions = `SELECT COUNT(*) FROM sessions WHERE context_id = ? AND user_id = ? AND device_hash = ? AND expires_ms > ?`
+)
+
+// SignIn asks the user's mail server whether login and password are right, and opens a session. The
+// password is stored sealed, in the session's transaction. Errors are *tenant.InvalidError,
+// *TooManyError, ErrBadLogin and ErrMailServer (wrapped).
+func (s *Service) SignIn(ctx context.Context, req SignIn) (Session, string, error) {
+	if err := req.check(); err != nil {
+		return Session{}, "", err
+	}
+	started := s.Now()
+	login, address := strings.ToLower(req.Login), addressKey(req.Address)
+	if wait, ok := s.byAddress.take(address); !ok {
+		return Session{}, "", &TooManyError{wait}
+	}
+	if wait, ok := s.byLogin.take(login); !ok {
+		s.byAddress.giveBack(address) // the login's limit is no fault of a second user behind this address
+		return Session{}, "", &TooManyError{wait}
+	}
+	u, err := s.verify(ctx, req)
+	if errors.Is(err, ErrBadLogin) {
+		return Session{}, "", errors.Join(err, waitUntil(ctx, s.Now, started.Add(failureFloor)))
+	}
+	s.byLogin.giveBack(login)
+	s.byAddress.giveBack(address)
+	if err != nil {
+		return Session{}, "", err
+	}
+	return s.open(ctx, u, req)
+}
+
+func (r SignIn) check() error {
+	if err := tenant.CheckLogin(r.Login); err != nil {
+		return err
+	}
+	if r.Password == "" || len(r.Password) > 1024 || strings.ContainsAny(string(r.Password), "\r\n\x00") {
+		return &tenant.InvalidError{Field: "password", Problem: "must be 1 to 1024 bytes without line breaks"}
+	}
+	if err := CheckClient(r.Client); err != nil {
+		return err
+	}
+	if len(r.Device) > 255 {
+		return &tenant.InvalidError{Field: "device", Problem: "must be at most 255 bytes"}
+	}
+	return nil
+}
+
+// CheckClient accepts the name of an app: 1 to 64 letters, digits, dots, hyphens and underscores.
+func CheckClient(client string) error {
+	ok := client != "" && len(client) <= 64
+	for _, r := range client {
+		ok = ok && (r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune(".-_", r))
+	}
+	if !ok {
+		return &tenant.InvalidError{Field: "client", Problem: "must be the app's name: 1 to 64 letters, digits, dots, hyphens, underscores"}
+	}
+	return nil
+}
+
+// verify finds the one user that the login means and has the mail server check the password.
+func (s *Service) verify(ctx context.Context, req SignIn) (tenant.User, error) {
+	users, err := s.Tenants.UsersByLogin(ctx, req.Login)
+	if err != nil {
+		return tenant.User{}, fmt.Errorf("find user: %w", err)
+	}
+	if req.MailHost != "" {
+		users = slices.DeleteFunc(users, func(u tenant.User) bool { return u.MailHost != req.MailHost })
+	}
+	switch len(users) {
+	case 0:
+		return tenant.User{}, ErrBadLogin
+	case 1:
+	default:
+		// Trying them in turn would show the password to a server it does not belong to.
+		return tenant.User{}, &tenant.InvalidError{Field: "mailhost", Problem: "this login exists on several mail hosts: say which"}
+	}
+	c, err := s.dial(ctx, users[0], req.Password)
+	if err != nil {
+		if !errors.Is(err, ErrBadLogin) {
+			s.Log.WarnContext(ctx, "sign-in could not ask the mail server",
+				slog.String("mailhost", users[0].MailHost), slog.Any("err", err))
+		}
+		return tenant.User{}, err
+	}
+	_ = c.Logout(ctx)
+	return users[0], nil
+}
+
+// waitUntil returns at t, or earlier with the context's error.
+func waitUntil(ctx context.Context, now func() time.Time, t time.Time) error {
+	timer := time.NewTimer(t.Sub(now()))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// addressKey groups IPv6 addresses by their /64, which one customer usually has to himself.
+func addressKey(a netip.Addr) string {
+	a = a.Unmap()
+	if a.Is6() {
+		if p, err := a.Prefix(64); err == nil {
+			return p.String()
+		}
+	}
+	return a.String()
+}
+
+func (s *Service) open(ctx context.Context, u tenant.User, req SignIn) (Session, string, error) {
+	token, hash := newToken()
+	_, id := newToken()
+	now := s.Now()
+	sess := Session{
+		ID: id[:16], User: u.ID, Client: req.Client, Address: req.Address.String(),
+		Created: now, LastUsed: now, Expires: now.Add(s.SessionLifetime),
+	}
+	if req.Device != "" {
+		sess.Device = hashOf("device", req.Device)
+	} else {
+		sess.Device = hashOf("session", sess.ID)
+	}
+	sealed := s.Keys.Seal(credentialOwner(u.ID), []byte(req.Password))
+	err := s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		if _, err := tx.Exec(ctx, sqlPurgeSessions, db.Millis(now)); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, sqlPutCredential, u.ID.Context, u.ID.ID, sealed, db.Millis(now)); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, sqlAddSession, sess.ID, hash, u.ID.Context, u.ID.ID, sess.Client, sess.Device, sess.Address,
+			db.Millis(now), db.Millis(now), db.Millis(sess.Expires))
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, sqlLimitSessions, u.ID.Context, u.ID.ID, s.MaxSessions)
+		return err
+	})
+	if err != nil {
+		return Session{}, "", fmt.Errorf("store session: %w", err)
+	}
+	return sess, token, nil
+}
+
+// touchEvery is how stale last_used may be: a write for each request would buy nothing.
+const touchEvery = 5 * time.Minute
+
+// Authenticate finds the live session of a bearer token, or returns ErrNoSession.
+func (s *Service) Authenticate(ctx context.Context, token string) (Session, error) {
+	now := s.Now()
+	var sess Session
+	err := scanSession(s.DB.QueryRow(ctx, sqlSessionByToken, hashOf("token", token), db.Millis(now)).Scan, &sess)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Session{}, ErrNoSession
+	} else if err != nil {
+		return Session{}, fmt.Errorf("find session: %w", err)
+	}
+	if now.Sub(sess.LastUsed) > touchEvery {
+		err = s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+			_, err := tx.Exec(ctx, sqlTouchSession, db.Millis(now), sess.ID)
+			return err
+		})
+	}
+	return sess, err
+}
+
+func scanSession(scan func(...any) error, v *Session) error {
+	var created, used, expires int64
+	err := scan(&v.ID, &v.User.Context, &v.User.ID, &v.Client, &v.Device, &v.Address, &created, &used, &expires)
+	v.Created, v.LastUsed, v.Expires = db.Time(created), db.Time(used), db.Time(expires)
+	return err
+}
+
+// Sessions lists a user's live sessions, oldest first.
+func (s *Service) Sessions(ctx context.Context, id tenant.UserID) ([]Session, error) {
+	rows, err := s.DB.Query(ctx, sqlSessions, id.Context, id.ID, db.Millis(s.Now()))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	all := []Session{}
+	for rows.Next() {
+		var sess Session
+		if err := scanSession(rows.Scan, &sess); err != nil {
+			return nil, err
+		}
+		all = append(all, sess)
+	}
+	return all, rows.Err()
+}
+
+// Revoke ends a session of a user, or returns ErrNoSession. last reports whether it was the device's
+// last session of this user, in which case the caller ends what the device had subscribed to.
+func (s *Service) Revoke(ctx context.Context, id tenant.UserID, sessionID string) (ended Session, last bool, err error) {
+	err = s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		err := scanSession(tx.QueryRow(ctx, sqlRevokeSession, sessionID, id.Context, id.ID).Scan, &ended)
+		if errors.Is(err, sql.ErrNoRows) {
+			return ErrNoSession
+		} else if err != nil {
+			return err
+		}
+		var others int64
+		err = tx.QueryRow(ctx, sqlDeviceSessions, id.Context, id.ID, ended.Device, db.Millis(s.Now())).Scan(&others)
+		last = others == 0
+		return err
+	})
+	return ended, last, err
+}

@@ -1,0 +1,236 @@
+package notify
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"net/mail"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/emersion/go-message/charset"
+
+	"github.com/posthorn-mail/posthorn/internal/event"
+	"github.com/posthorn-mail/posthorn/internal/problem"
+)
+
+// notification is a request's body, decoded.
+type notification struct {
+	user             string
+	folder           string
+	uidValidity, uid uint32
+	sender, address  string
+	subject          string
+	unseen           int
+}
+
+// Texts are cut after decoding, in bytes: a long Subject must not silence a phone. No provider carries
+// more than 4 KiB in all.
+const (
+	maxSender  = 256
+	maxAddress = 320
+	maxSubject = 1024
+	maxFolder  = 1024
+)
+
+// Why a well-formed notification is ignored. They are words of the answer and of its metric.
+const (
+	reasonCalendar     = "calendar"
+	reasonNoEvent      = "no_event"
+	reasonUnknownEvent = "unknown_event"
+	reasonNotNewMail   = "not_new_mail"
+)
+
+// events are those of Dovecot and of the wider Lua driver, in lower case, and whether they tell of a
+// new message.
+var events = map[string]bool{
+	"messagenew":     true,
+	"messageappend":  true,
+	"messageexpunge": false,
+	"messageread":    false,
+	"messagetrash":   false,
+	"flagsset":       false,
+	"flagsclear":     false,
+}
+
+// parse reads a body. It returns a reason to ignore it, or what is wrong with it.
+func parse(body []byte, contentType string) (n notification, ignored string, p *problem.Problem) {
+	if isCalendar(body, contentType) {
+		return n, reasonCalendar, nil // invitations come to the same URL (push_notification_chronos)
+	}
+	fields, p := object(body)
+	if p != nil {
+		return n, "", p
+	}
+	name, _ := text(fields["event"])
+	isNew, known := events[strings.ToLower(name)]
+	switch {
+	case fields["calendar"] != nil || fields["itip"] != nil || fields["ical"] != nil:
+		return n, reasonCalendar, nil
+	case name == "":
+		return n, reasonNoEvent, nil
+	case !known:
+		return n, reasonUnknownEvent, nil
+	}
+	n.user, _ = text(fields["user"])
+	var ok bool
+	if n.folder, ok = text(fields["folder"]); !ok || n.folder == "" || len(n.folder) > maxFolder {
+		return n, "", bad("folder", "must be the mailbox's name, a string")
+	}
+	if strings.EqualFold(n.folder, event.Inbox) {
+		n.folder = event.Inbox
+	}
+	if n.uid, ok = highestUID(fields["imap-uid"]); !ok {
+		return n, "", bad("imap-uid", "must be a whole number from 1 to 4294967295, or an array of them")
+	}
+	if raw := fields["imap-uidvalidity"]; raw != nil && !isNull(raw) {
+		if n.uidValidity, ok = number(raw); !ok {
+			return n, "", bad("imap-uidvalidity", "must be a whole number from 1 to 4294967295")
+		}
+	}
+	if !isNew {
+		return n, reasonNotNewMail, nil
+	}
+	// What decorates a notification is read leniently: a mail with an odd header is still new mail.
+	n.unseen = unseen(fields)
+	from, _ := text(fields["from"])
+	n.sender, n.address = author(from)
+	subject, _ := text(fields["subject"])
+	n.subject = clean(decodeWords(subject), maxSubject)
+	return n, "", nil
+}
+
+func bad(field, detail string) *problem.Problem {
+	p := problem.New(http.StatusBadRequest, "invalid_field", detail)
+	p.Field = field
+	return p
+}
+
+func isCalendar(body []byte, contentType string) bool {
+	media, _, err := mime.ParseMediaType(contentType)
+	return err == nil && media == "text/calendar" || bytes.HasPrefix(bytes.TrimSpace(body), []byte("BEGIN:VCALENDAR"))
+}
+
+// object reads exactly one JSON object in UTF-8.
+func object(body []byte) (map[string]json.RawMessage, *problem.Problem) {
+	if !utf8.Valid(body) {
+		return nil, problem.New(http.StatusBadRequest, "bad_utf8", "the body must be JSON in UTF-8")
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
+	var fields map[string]json.RawMessage
+	if err := d.Decode(&fields); err != nil || fields == nil {
+		return nil, problem.New(http.StatusBadRequest, "not_json", "the body must be a JSON object")
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, problem.New(http.StatusBadRequest, "trailing_data", "something follows the JSON object")
+	}
+	return fields, nil
+}
+
+func isNull(raw json.RawMessage) bool { return string(raw) == "null" }
+
+func text(raw json.RawMessage) (string, bool) {
+	var s string
+	if raw == nil || isNull(raw) || json.Unmarshal(raw, &s) != nil {
+		return "", false
+	}
+	return s, true
+}
+
+// number reads a nonzero unsigned 32-bit number (RFC 9051 "nz-number").
+func number(raw json.RawMessage) (uint32, bool) {
+	n, err := strconv.ParseUint(string(raw), 10, 32)
+	return uint32(n), err == nil && n > 0
+}
+
+// highestUID reads a uid, or the highest of an array: with several messages the newest counts.
+func highestUID(raw json.RawMessage) (uint32, bool) {
+	var many []json.RawMessage
+	if raw == nil || json.Unmarshal(raw, &many) != nil {
+		return number(raw)
+	}
+	var highest uint32
+	for _, one := range many {
+		n, ok := number(one)
+		if !ok {
+			return 0, false
+		}
+		highest = max(highest, n)
+	}
+	return highest, highest > 0
+}
+
+// unseen reads the count as Dovecot names it, or as the original system did.
+func unseen(fields map[string]json.RawMessage) int {
+	for _, key := range []string{"unseen", "unread"} {
+		n, err := strconv.ParseUint(string(fields[key]), 10, 31)
+		if err == nil {
+			return int(n)
+		}
+	}
+	return event.Unknown
+}
+
+// wordDecoder decodes RFC 2047 encoded words in any charset that is in use.
+var wordDecoder = mime.WordDecoder{CharsetReader: charset.Reader}
+
+// decodeWords decodes a raw header value; what cannot be decoded stays as it is.
+func decodeWords(raw string) string {
+	unfolded := strings.NewReplacer("\r\n", "", "\n", "", "\r", "").Replace(raw) // RFC 5322 section 2.2.3
+	decoded, err := wordDecoder.DecodeHeader(unfolded)
+	if err != nil {
+		return unfolded
+	}
+	return decoded
+}
+
+// author reads a raw From value: the display name, else the address, and the address.
+func author(raw string) (sender, address string) {
+	parser := mail.AddressParser{WordDecoder: &wordDecoder}
+	unfolded := strings.NewReplacer("\r\n", "", "\n", "", "\r", "").Replace(raw)
+	list, err := parser.ParseList(unfolded)
+	if err != nil || len(list) == 0 {
+		return clean(decodeWords(raw), maxSender), ""
+	}
+	address = clean(list[0].Address, maxAddress)
+	sender = clean(list[0].Name, maxSender)
+	if sender == "" {
+		sender = address
+	}
+	return sender, address
+}
+
+// clean makes a text fit for a screen: one line, valid UTF-8, no control characters, no characters that
+// turn the reading direction (a name could hide its end with them), at most size bytes.
+func clean(s string, size int) string {
+	var b strings.Builder
+	space := false
+	for _, r := range strings.ToValidUTF8(s, "\uFFFD") {
+		switch {
+		case unicode.IsSpace(r):
+			space = b.Len() > 0
+			continue
+		case unicode.IsControl(r) || turnsDirection(r):
+			continue
+		}
+		if b.Len()+utf8.RuneLen(r)+1 > size {
+			break
+		}
+		if space {
+			b.WriteByte(' ')
+			space = false
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
+}
+
+// turnsDirection reports the explicit bidirectional controls (Unicode UAX #9).
+func turnsDirection(r rune) bool {
+	return r >= 0x202A && r <= 0x202E || r >= 0x2066 && r <= 0x2069
+}

@@ -1,0 +1,101 @@
+package push
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/posthorn-mail/posthorn/internal/apns"
+	"github.com/posthorn-mail/posthorn/internal/outcome"
+	"github.com/posthorn-mail/posthorn/internal/subscription"
+)
+
+// APNsApp is one app's credential and the clients it is for.
+type APNsApp struct {
+	Match  func(client string) bool
+	Topic  string
+	Sender *apns.Sender
+}
+
+// APNs sends to Apple devices.
+type APNs struct {
+	Apps    []APNsApp
+	Privacy Privacy
+}
+
+// Name is "apns".
+func (*APNs) Name() string { return "apns" }
+
+func (t *APNs) app(client string) *APNsApp {
+	for i := range t.Apps {
+		if t.Apps[i].Match(client) {
+			return &t.Apps[i]
+		}
+	}
+	return nil
+}
+
+// Lane is one for each app's credential.
+func (t *APNs) Lane(sub subscription.Subscription) (string, bool) {
+	app := t.app(sub.Client)
+	if app == nil {
+		return "", false
+	}
+	return "apns/" + app.Topic, true
+}
+
+// ParseToken reads {"device_token": "<hex>"}.
+func (*APNs) ParseToken(raw json.RawMessage) (subscription.Token, error) {
+	var body struct {
+		DeviceToken string `json:"device_token"`
+	}
+	if err := json.Unmarshal(raw, &body); err != nil {
+		return subscription.Token{}, &TokenError{"token", `must be an object {"device_token": "<hexadecimal>"}`}
+	}
+	if body.DeviceToken == "" {
+		return subscription.Token{}, &TokenError{"token.device_token", "is missing: it is what iOS gives the app, in hexadecimal"}
+	}
+	if err := apns.CheckDeviceToken(body.DeviceToken); err != nil {
+		return subscription.Token{}, &TokenError{"token.device_token", err.Error()}
+	}
+	token := strings.ToLower(body.DeviceToken)
+	return subscription.Token{Transport: "apns", Identity: token, Body: []byte(token), Target: lastOf(token)}, nil
+}
+
+// lastOf shows the end of a token, enough to recognise it by and too little to use it.
+func lastOf(token string) string { return "…" + token[max(0, len(token)-6):] }
+
+type apnsPayload struct {
+	APS struct {
+		Alert apnsAlert `json:"alert"`
+		Badge *int      `json:"badge,omitempty"`
+		Sound string    `json:"sound"`
+	} `json:"aps"`
+	facts
+}
+
+type apnsAlert struct {
+	Title string `json:"title"`
+	Body  string `json:"body,omitempty"`
+}
+
+// Send shows an alert with sound and, when the unseen count is known, a badge.
+func (t *APNs) Send(ctx context.Context, n Notification) outcome.Outcome {
+	app := t.app(n.Subscription.Client)
+	if app == nil {
+		return outcome.Outcome{Kind: outcome.Blocked, Reason: "transport_disabled"}
+	}
+	payload, _ := fit(t.Privacy.view(n), apns.MaxPayload, func(v view) ([]byte, int) {
+		p := apnsPayload{facts: factsOf(n)}
+		p.APS.Alert = apnsAlert{Title: v.title, Body: v.body}
+		p.APS.Badge, p.APS.Sound = p.Unseen, "default"
+		b := encode(p)
+		return b, len(b)
+	})
+	return app.Sender.Send(ctx, string(n.Subscription.Token.Body), apns.Message{
+		ID: uuid.UUID(n.ID).String(), Payload: payload, PushType: apns.Alert, Priority: 10,
+		Expiration: n.Expires, CollapseID: n.Collapse,
+	})
+}

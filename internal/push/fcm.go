@@ -1,0 +1,90 @@
+package push
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/posthorn-mail/posthorn/internal/fcm"
+	"github.com/posthorn-mail/posthorn/internal/outcome"
+	"github.com/posthorn-mail/posthorn/internal/subscription"
+)
+
+// FCMApp is one Firebase project's credential and the clients it is for.
+type FCMApp struct {
+	Match   func(client string) bool
+	Project string
+	// Package, when set, is the only app that may show the notification.
+	Package string
+	Sender  *fcm.Sender
+}
+
+// FCM sends to Android devices: data messages, from which the app builds its notification.
+type FCM struct {
+	Apps    []FCMApp
+	Privacy Privacy
+	Now     func() time.Time
+}
+
+// Name is "fcm".
+func (*FCM) Name() string { return "fcm" }
+
+func (t *FCM) app(client string) *FCMApp {
+	for i := range t.Apps {
+		if t.Apps[i].Match(client) {
+			return &t.Apps[i]
+		}
+	}
+	return nil
+}
+
+// Lane is one for each Firebase project.
+func (t *FCM) Lane(sub subscription.Subscription) (string, bool) {
+	app := t.app(sub.Client)
+	if app == nil {
+		return "", false
+	}
+	return "fcm/" + app.Project, true
+}
+
+// ParseToken reads {"registration_token": "…"}.
+func (*FCM) ParseToken(raw json.RawMessage) (subscription.Token, error) {
+	var body struct {
+		RegistrationToken string `json:"registration_token"`
+	}
+	if err := json.Unmarshal(raw, &body); err != nil {
+		return subscription.Token{}, &TokenError{"token", `must be an object {"registration_token": "…"}`}
+	}
+	token := body.RegistrationToken
+	if token == "" {
+		return subscription.Token{}, &TokenError{"token.registration_token", "is missing: it is what Firebase gives the app"}
+	}
+	if err := fcm.CheckToken(token); err != nil {
+		return subscription.Token{}, &TokenError{"token.registration_token", err.Error()}
+	}
+	return subscription.Token{Transport: "fcm", Identity: token, Body: []byte(token), Target: lastOf(token)}, nil
+}
+
+// Send sends one data message: the facts, and "sender" and "subject" as far as they are told.
+func (t *FCM) Send(ctx context.Context, n Notification) outcome.Outcome {
+	app := t.app(n.Subscription.Client)
+	if app == nil {
+		return outcome.Outcome{Kind: outcome.Blocked, Reason: "transport_disabled"}
+	}
+	data, _ := fit(t.Privacy.view(n), fcm.MaxData, func(v view) (map[string]string, int) {
+		m := factsOf(n).strings()
+		for key, text := range map[string]string{"sender": v.sender, "subject": v.subject} {
+			if text != "" {
+				m[key] = text
+			}
+		}
+		size := 0
+		for key, text := range m {
+			size += len(key) + len(text)
+		}
+		return m, size
+	})
+	return app.Sender.Send(ctx, string(n.Subscription.Token.Body), fcm.Message{
+		Data: data, Priority: "HIGH", TTL: n.Expires.Sub(t.Now()), CollapseKey: n.Collapse, RestrictedPackage: app.Package,
+	})
+}

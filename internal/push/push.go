@@ -1,0 +1,163 @@
+// Package push sends the newest state of each device to its provider, and never loses it.
+//
+// The queue is a table of slots, one per subscription and collapse key. A slot holds the facts of the
+// newest state and its version; it is dirty while its version is above the one last sent. A newer
+// state replaces an unsent one, so the queue is bounded by devices, not by events. Payloads are
+// rendered when they are sent. After a crash a slot in flight is still dirty and is sent again with
+// the same ids, so that the provider can drop the repetition.
+//
+// It does not decide who hears of what (dispatch), nor what a provider's words mean (the wires).
+//
+// Concurrency: a Service is safe for concurrent use. Run owns every goroutine that sends; one slot
+// has at most one send in flight, and a lane (one provider credential, for Web Push one push
+// service) at most MaxInFlight, so that one slow provider holds up nobody else.
+package push
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/posthorn-mail/posthorn/internal/db"
+	"github.com/posthorn-mail/posthorn/internal/outcome"
+	"github.com/posthorn-mail/posthorn/internal/subscription"
+)
+
+// ErrNoTransport: no provider is configured for this transport and client.
+var ErrNoTransport = errors.New("transport is not enabled for this client")
+
+// Transport is one provider. Its methods are safe for concurrent use.
+type Transport interface {
+	// Name is "apns", "fcm" or "webpush".
+	Name() string
+	// Lane names the credential, and where that is finer the service, that a subscription is sent with.
+	// ok is false when none is configured for its client. The token has no body.
+	Lane(sub subscription.Subscription) (lane string, ok bool)
+	// ParseToken reads the token of a subscription request. Errors are *TokenError.
+	ParseToken(raw json.RawMessage) (subscription.Token, error)
+	// Send renders and sends one notification. It returns when there is an answer, or none.
+	Send(ctx context.Context, n Notification) outcome.Outcome
+}
+
+// TokenError names the field of a token that is wrong, as a path below "token", and why.
+type TokenError struct{ Field, Problem string }
+
+func (e *TokenError) Error() string { return e.Field + ": " + e.Problem }
+
+// Notification is one state on its way to one device.
+type Notification struct {
+	Subscription subscription.Subscription
+	Version      int64
+	Input        Input
+	// Collapse is the slot's name, 32 hexadecimal digits: newer states replace older ones of it.
+	Collapse string
+	// ID names this state of this slot: the same on every try.
+	ID [16]byte
+	// Expires is when it is of no use any more.
+	Expires time.Time
+	// Short asks for a payload without the subject, after the provider found the whole one too large.
+	Short bool
+}
+
+// Config is what a Service is made of. Every field is needed.
+type Config struct {
+	DB            *db.DB
+	Subscriptions *subscription.Store
+	Transports    []Transport
+	Log           *slog.Logger
+	Metrics       prometheus.Registerer
+	Now           func() time.Time
+	// NewMailTTL is how long a notification of new mail is worth delivering.
+	NewMailTTL time.Duration
+	// MaxInFlight bounds the unanswered requests of a lane.
+	MaxInFlight int
+}
+
+// Service is the slots and what empties them.
+type Service struct {
+	Config
+	sched   *scheduler
+	metrics *metrics
+}
+
+// New returns a Service. Nothing is sent before Run.
+func New(c Config) (*Service, error) {
+	s := &Service{Config: c, sched: newScheduler(c.MaxInFlight)}
+	var err error
+	s.metrics, err = newMetrics(c.Metrics, s.sched)
+	return s, err
+}
+
+// transport finds a configured transport by name, or nil.
+func (s *Service) transport(name string) Transport {
+	i := slices.IndexFunc(s.Transports, func(t Transport) bool { return t.Name() == name })
+	if i < 0 {
+		return nil
+	}
+	return s.Transports[i]
+}
+
+// laneOf is the lane of a subscription; those that nothing is configured for share one.
+func (s *Service) laneOf(sub subscription.Subscription) string {
+	if t := s.transport(sub.Token.Transport); t != nil {
+		if lane, ok := t.Lane(sub); ok {
+			return lane
+		}
+	}
+	return "none/" + sub.Token.Transport
+}
+
+// ParseToken reads the token of a subscription request of client. Errors are ErrNoTransport and
+// *TokenError.
+func (s *Service) ParseToken(transport, client string, raw json.RawMessage) (subscription.Token, error) {
+	t := s.transport(transport)
+	if t == nil {
+		return subscription.Token{}, ErrNoTransport
+	}
+	tok, err := t.ParseToken(raw)
+	if err != nil {
+		return subscription.Token{}, err
+	}
+	if _, ok := t.Lane(subscription.Subscription{Client: client, Token: tok}); !ok {
+		return subscription.Token{}, ErrNoTransport
+	}
+	return tok, nil
+}
+
+// Names lists the configured transports.
+func (s *Service) Names() []string {
+	names := make([]string, len(s.Transports))
+	for i, t := range s.Transports {
+		names[i] = t.Name()
+	}
+	return names
+}
+
+// Test sends a test notification to one subscription and waits for the provider's answer. It uses no
+// slot and is not tried again. Errors are ErrNoTransport and subscription.ErrNotFound.
+func (s *Service) Test(ctx context.Context, subscriptionID string) (outcome.Outcome, error) {
+	sub, err := s.Subscriptions.Load(ctx, subscriptionID)
+	if err != nil {
+		return outcome.Outcome{}, err
+	}
+	t := s.transport(sub.Token.Transport)
+	if t == nil {
+		return outcome.Outcome{}, ErrNoTransport
+	}
+	now := s.Now()
+	id := slotID{sub.ID, "test"}
+	o := t.Send(ctx, Notification{
+		Subscription: sub, Version: now.UnixMilli(), Collapse: id.collapse(), ID: notificationID(id, now.UnixMilli()),
+		Expires: now.Add(time.Minute),
+		Input: Input{
+			Topic: "test", Sender: "Posthorn", Subject: "Test notification", Unseen: -1, AcceptedMS: db.Millis(now),
+		},
+	})
+	s.metrics.count(sub.Token.Transport, o)
+	return o, nil
+}

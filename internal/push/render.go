@@ -1,0 +1,144 @@
+package push
+
+import (
+	"bytes"
+	"encoding/json"
+	"strconv"
+
+	"github.com/rivo/uniseg"
+)
+
+// Privacy is how much of a mail a notification tells the provider and the lock screen.
+type Privacy string
+
+// The levels of privacy. None tells that there is new mail, and where, but not from whom or what.
+const (
+	PrivacyFull   Privacy = "full"
+	PrivacySender Privacy = "sender"
+	PrivacyNone   Privacy = "none"
+)
+
+// What stands for what is not told or not there.
+const (
+	textNewMail   = "New mail"
+	textNoSubject = "(no subject)"
+	textNoSender  = "(no sender)"
+)
+
+// view is what may be shown of a notification: title and body for the screen, the rest for the app.
+type view struct {
+	title, body     string
+	sender, subject string // "" when not told
+}
+
+func (p Privacy) view(n Notification) view {
+	var v view
+	if p == PrivacyFull || p == PrivacySender {
+		v.sender = n.Input.Sender
+		if v.sender == "" {
+			v.sender = textNoSender
+		}
+	}
+	if p == PrivacyFull && !n.Short {
+		v.subject = n.Input.Subject
+		if v.subject == "" {
+			v.subject = textNoSubject
+		}
+	}
+	switch {
+	case v.sender == "":
+		v.title = textNewMail
+	case v.subject == "":
+		v.title, v.body = v.sender, textNewMail
+	default:
+		v.title, v.body = v.sender, v.subject
+	}
+	return v
+}
+
+// fit renders with ever shorter texts until size is at most limit: the subject gives way first, then
+// the sender. Cuts fall between grapheme clusters, so that no character or emoji is broken.
+func fit[T any](v view, limit int, render func(view) (T, int)) (T, int) {
+	for {
+		out, size := render(v)
+		over := size - limit
+		if over <= 0 {
+			return out, size
+		}
+		switch {
+		case v.subject != "":
+			v.subject = cut(v.subject, len(v.subject)-over)
+			v.body = v.subject
+		case v.sender != "":
+			v.sender = cut(v.sender, len(v.sender)-over)
+			v.title = v.sender
+		default:
+			return out, size
+		}
+	}
+}
+
+// cut shortens s to at most size bytes including the ellipsis that then ends it. It always gets
+// shorter, down to "".
+func cut(s string, size int) string {
+	const ellipsis = "…"
+	end, state := 0, -1
+	for rest := s; ; {
+		var cluster string
+		cluster, rest, _, state = uniseg.FirstGraphemeClusterInString(rest, state)
+		if cluster == "" || end+len(cluster)+len(ellipsis) > size || end+len(cluster)+len(ellipsis) >= len(s) {
+			break
+		}
+		end += len(cluster)
+	}
+	if end == 0 {
+		return ""
+	}
+	return s[:end] + ellipsis
+}
+
+// encode is JSON without the escapes that only HTML needs: a limit counts every byte.
+func encode(v any) []byte {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	_ = e.Encode(v) // strings, numbers and structs of them always encode
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+}
+
+// facts are what an app needs to act on a notification, in every transport under the same names.
+type facts struct {
+	User        string `json:"user"`
+	Topic       string `json:"topic"`
+	Folder      string `json:"folder,omitempty"`
+	UIDValidity uint32 `json:"uidvalidity,omitempty"`
+	UID         uint32 `json:"uid,omitempty"`
+	// Unseen is missing when unknown.
+	Unseen  *int  `json:"unseen,omitempty"`
+	Version int64 `json:"version"`
+}
+
+func factsOf(n Notification) facts {
+	f := facts{
+		User: n.Subscription.User.String(), Topic: n.Input.Topic, Folder: n.Input.Folder,
+		UIDValidity: n.Input.UIDValidity, UID: n.Input.UID, Version: n.Version,
+	}
+	if n.Input.Unseen >= 0 {
+		f.Unseen = &n.Input.Unseen
+	}
+	return f
+}
+
+// strings is the form for FCM, whose data holds only strings.
+func (f facts) strings() map[string]string {
+	m := map[string]string{"user": f.User, "topic": f.Topic, "version": strconv.FormatInt(f.Version, 10)}
+	if f.Folder != "" {
+		m["folder"] = f.Folder
+		m["uidvalidity"] = strconv.FormatUint(uint64(f.UIDValidity), 10)
+		m["uid"] = strconv.FormatUint(uint64(f.UID), 10)
+	}
+	if f.Unseen != nil {
+		m["unseen"] = strconv.Itoa(*f.Unseen)
+	}
+	return m
+}

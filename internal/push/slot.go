@@ -1,0 +1,243 @@
+package push
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/posthorn-mail/posthorn/internal/db"
+	"github.com/posthorn-mail/posthorn/internal/outcome"
+	"github.com/posthorn-mail/posthorn/internal/subscription"
+)
+
+// Input is what a payload is rendered from: the facts of the newest state, not the payload.
+type Input struct {
+	Topic       string `json:"topic"`
+	Folder      string `json:"folder"`
+	UIDValidity uint32 `json:"uidvalidity"`
+	UID         uint32 `json:"uid"`
+	Sender      string `json:"sender"`
+	Subject     string `json:"subject"`
+	// Unseen is the count after the event, negative when unknown.
+	Unseen int `json:"unseen"`
+	// AcceptedMS is when the event was accepted, in milliseconds since 1970.
+	AcceptedMS int64 `json:"accepted_ms"`
+}
+
+// LogValue keeps mail content out of logs.
+func (in Input) LogValue() slog.Value {
+	return slog.StringValue(fmt.Sprintf("%s %d/%d", in.Topic, in.UIDValidity, in.UID))
+}
+
+// slotID names a slot.
+type slotID struct{ subscription, key string }
+
+// collapseKeyMail is the slot of a device's mail state. One for each account keeps a device with
+// several accounts under the four collapse keys that FCM stores for a token.
+const collapseKeyMail = "mail"
+
+// collapse names a slot to a provider: 32 hexadecimal digits, which is what a Web Push topic can be at
+// most (RFC 8030 section 5.4), and some services take no more than letters and digits.
+func (id slotID) collapse() string {
+	sum := sha256.Sum256([]byte(id.subscription + "\x00" + id.key))
+	return hex.EncodeToString(sum[:16])
+}
+
+// slot is a row of slots, as much of it as sending needs.
+type slot struct {
+	id            slotID
+	version, sent int64
+	input         Input
+	attempt       int
+	tries         int64
+	expires       time.Time
+}
+
+const (
+	// sqlUpsertSlot puts a newer state in a slot. A state still unsent keeps its first-dirty time and, when
+	// it failed before, its back-off: the provider is no healthier for our news. Facts of a message older
+	// than one reported before (last parameter 1) do not replace those of an unsent newer one.
+	sqlUpsertSlot = `INSERT INTO slots (subscription_id, collapse_key, version, sent_version, input, attempt, tries,
+		first_dirty_ms, not_before_ms, expires_ms) VALUES (?, ?, ?, 0, ?, 0, 0, ?, ?, ?)
+		ON CONFLICT (subscription_id, collapse_key) DO UPDATE SET version = excluded.version,
+		input = CASE WHEN slots.version > slots.sent_version AND ? = 1 THEN slots.input ELSE excluded.input END,
+		attempt = CASE WHEN slots.version > slots.sent_version THEN slots.attempt ELSE 0 END,
+		first_dirty_ms = CASE WHEN slots.version > slots.sent_version THEN slots.first_dirty_ms ELSE excluded.first_dirty_ms END,
+		not_before_ms = CASE WHEN slots.version > slots.sent_version AND slots.attempt > 0 THEN slots.not_before_ms ELSE excluded.not_before_ms END,
+		expires_ms = excluded.expires_ms
+		WHERE excluded.version > slots.version`
+	sqlSlot = `SELECT version, sent_version, input, attempt, tries, expires_ms FROM slots
+		WHERE subscription_id = ? AND collapse_key = ?`
+	sqlDirtySlots = `SELECT s.subscription_id, s.collapse_key, s.not_before_ms, b.client, b.transport, b.target
+		FROM slots s JOIN subscriptions b ON b.id = s.subscription_id WHERE s.version > s.sent_version ORDER BY s.first_dirty_ms`
+	// sqlSettleSlot ends one try: sent_version moves up to what was sent or dropped.
+	sqlSettleSlot = `UPDATE slots SET sent_version = CASE WHEN sent_version < ? THEN ? ELSE sent_version END,
+		attempt = ?, not_before_ms = ?, tries = tries + 1 WHERE subscription_id = ? AND collapse_key = ?
+		RETURNING tries, version - sent_version`
+	sqlPutOutcome = `INSERT INTO outcomes (subscription_id, n, version, attempt, outcome, status, reason, provider_id, accepted_ms,
+		sent_ms, answered_ms, next_try_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (subscription_id, n) DO UPDATE SET version = excluded.version, attempt = excluded.attempt,
+		outcome = excluded.outcome, status = excluded.status, reason = excluded.reason, provider_id = excluded.provider_id,
+		accepted_ms = excluded.accepted_ms, sent_ms = excluded.sent_ms, answered_ms = excluded.answered_ms,
+		next_try_ms = excluded.next_try_ms`
+	sqlOutcomes = `SELECT version, attempt, outcome, status, reason, provider_id, accepted_ms, sent_ms, answered_ms, next_try_ms
+		FROM outcomes WHERE subscription_id = ? ORDER BY answered_ms DESC, version DESC, attempt DESC LIMIT ?`
+	sqlPending = `SELECT attempt, not_before_ms FROM slots WHERE subscription_id = ? AND version > sent_version`
+)
+
+// traceLength is how many outcomes are kept of a device.
+const traceLength = 20
+
+// Enqueue puts a newer state into the slots of subs, inside a write. older says that a message with a
+// higher uid was reported before. When the write is committed, the caller passes the returned slots
+// to Wake; if it cannot, they are found at the next start.
+func (s *Service) Enqueue(ctx context.Context, tx *db.Tx, subs []subscription.Subscription, version int64, in Input, older bool) ([]Due, error) {
+	raw, err := json.Marshal(in)
+	if err != nil {
+		return nil, fmt.Errorf("encode slot input: %w", err)
+	}
+	now := s.Now()
+	late := 0
+	if older {
+		late = 1
+	}
+	due := make([]Due, 0, len(subs))
+	for _, sub := range subs {
+		id := slotID{sub.ID, collapseKeyMail}
+		n, err := tx.Exec(ctx, sqlUpsertSlot, id.subscription, id.key, version, string(raw), db.Millis(now), db.Millis(now),
+			db.Millis(now.Add(s.NewMailTTL)), late)
+		if err != nil {
+			return nil, fmt.Errorf("put slot: %w", err)
+		}
+		if n > 0 {
+			due = append(due, Due{id: id, lane: s.laneOf(sub)})
+		}
+	}
+	return due, nil
+}
+
+func (s *Service) loadSlot(ctx context.Context, id slotID) (slot, error) {
+	v := slot{id: id}
+	var input string
+	var expires int64
+	err := s.DB.QueryRow(ctx, sqlSlot, id.subscription, id.key).Scan(&v.version, &v.sent, &input, &v.attempt, &v.tries, &expires)
+	if errors.Is(err, sql.ErrNoRows) {
+		return slot{}, subscription.ErrNotFound
+	} else if err != nil {
+		return slot{}, fmt.Errorf("load slot: %w", err)
+	}
+	v.expires = db.Time(expires)
+	if err := json.Unmarshal([]byte(input), &v.input); err != nil {
+		return slot{}, fmt.Errorf("decode slot input: %w", err)
+	}
+	return v, nil
+}
+
+// dirtySlots finds what was accepted but not sent: at start, all that a crash left.
+func (s *Service) dirtySlots(ctx context.Context) ([]Due, error) {
+	rows, err := s.DB.Query(ctx, sqlDirtySlots)
+	if err != nil {
+		return nil, fmt.Errorf("find unsent slots: %w", err)
+	}
+	defer rows.Close()
+	var all []Due
+	for rows.Next() {
+		var d Due
+		var sub subscription.Subscription
+		var notBefore int64
+		err := rows.Scan(&d.id.subscription, &d.id.key, &notBefore, &sub.Client, &sub.Token.Transport, &sub.Token.Target)
+		if err != nil {
+			return nil, fmt.Errorf("find unsent slots: %w", err)
+		}
+		d.lane, d.at = s.laneOf(sub), db.Time(notBefore)
+		all = append(all, d)
+	}
+	return all, rows.Err()
+}
+
+// Outcome is one line of a device's trace.
+type Outcome struct {
+	Version int64
+	Attempt int
+	Outcome string
+	Status  int
+	Reason  string
+	// ProviderID is the provider's name for the notification.
+	ProviderID string
+	// Accepted is when the event was accepted, Sent when the request left, Answered when the answer came.
+	Accepted, Sent, Answered time.Time
+	// NextTry is when a failed state is tried again; zero when it is not.
+	NextTry time.Time
+}
+
+// Trace returns the last outcomes of a subscription, newest first, at most 20.
+func (s *Service) Trace(ctx context.Context, subscriptionID string) ([]Outcome, error) {
+	rows, err := s.DB.Query(ctx, sqlOutcomes, subscriptionID, traceLength)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	all := []Outcome{}
+	for rows.Next() {
+		var o Outcome
+		var accepted, sent, answered, next int64
+		err := rows.Scan(&o.Version, &o.Attempt, &o.Outcome, &o.Status, &o.Reason, &o.ProviderID, &accepted, &sent, &answered, &next)
+		if err != nil {
+			return nil, err
+		}
+		o.Accepted, o.Sent, o.Answered, o.NextTry = db.Time(accepted), db.Time(sent), db.Time(answered), db.Time(next)
+		all = append(all, o)
+	}
+	return all, rows.Err()
+}
+
+// Pending tells whether a state of the subscription waits to be sent, after how many failures, until when.
+func (s *Service) Pending(ctx context.Context, subscriptionID string) (pending bool, attempt int, notBefore time.Time, err error) {
+	var ms int64
+	err = s.DB.QueryRow(ctx, sqlPending, subscriptionID).Scan(&attempt, &ms)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, 0, time.Time{}, nil
+	}
+	return err == nil, attempt, db.Time(ms), err
+}
+
+// settlement is what becomes of a slot after a try.
+type settlement struct {
+	drop    bool      // the version sent is done with, delivered or not
+	attempt int       // failures in a row from now on
+	next    time.Time // when to try again, if not drop
+}
+
+// settle commits the outcome of one try and adds it to the trace. It returns whether the slot is dirty.
+func (s *Service) settle(ctx context.Context, v slot, o outcome.Outcome, end settlement, sent, answered time.Time) (dirty bool, err error) {
+	done := int64(0)
+	if end.drop {
+		done = v.version
+	}
+	err = s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		var tries, behind int64
+		err := tx.QueryRow(ctx, sqlSettleSlot, done, done, end.attempt, db.Millis(end.next), v.id.subscription, v.id.key).
+			Scan(&tries, &behind)
+		if errors.Is(err, sql.ErrNoRows) { // unsubscribed meanwhile
+			dirty = false
+			return nil
+		} else if err != nil {
+			return err
+		}
+		dirty = behind > 0
+		nextTry := int64(0)
+		if !end.drop {
+			nextTry = db.Millis(end.next)
+		}
+		_, err = tx.Exec(ctx, sqlPutOutcome, v.id.subscription, tries%traceLength, v.version, v.attempt+1, o.Kind.String(), o.Status,
+			o.Reason, o.ProviderID, v.input.AcceptedMS, db.Millis(sent), db.Millis(answered), nextTry)
+		return err
+	})
+	return dirty, err
+}

@@ -1,0 +1,90 @@
+package push
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/posthorn-mail/posthorn/internal/outcome"
+	"github.com/posthorn-mail/posthorn/internal/subscription"
+	"github.com/posthorn-mail/posthorn/internal/webpush"
+)
+
+// WebPush sends to browsers and to UnifiedPush distributors.
+type WebPush struct {
+	Sender  *webpush.Sender
+	Privacy Privacy
+	// CheckEndpoint refuses endpoints that we would not dial.
+	CheckEndpoint func(endpoint string) error
+	// Navigate is the URL that a click on a notification opens.
+	Navigate string
+	Now      func() time.Time
+}
+
+// Name is "webpush".
+func (*WebPush) Name() string { return "webpush" }
+
+// Lane is one for each push service, by its origin.
+func (*WebPush) Lane(sub subscription.Subscription) (string, bool) {
+	return "webpush/" + sub.Token.Target, true
+}
+
+// ParseToken reads a browser's PushSubscription.toJSON().
+func (t *WebPush) ParseToken(raw json.RawMessage) (subscription.Token, error) {
+	sub, err := webpush.ParseSubscription(raw)
+	var field *webpush.FieldError
+	if errors.As(err, &field) {
+		return subscription.Token{}, &TokenError{field.Field, field.Problem}
+	} else if err != nil {
+		return subscription.Token{}, &TokenError{"token", "is not a push subscription"}
+	}
+	if err := t.CheckEndpoint(sub.Endpoint); err != nil {
+		return subscription.Token{}, &TokenError{"token.endpoint", err.Error()}
+	}
+	u, err := url.Parse(sub.Endpoint)
+	if err != nil {
+		return subscription.Token{}, &TokenError{"token.endpoint", "is not a URL"}
+	}
+	return subscription.Token{
+		Transport: "webpush", Identity: sub.Endpoint, Body: encode(sub), Target: u.Scheme + "://" + u.Host,
+	}, nil
+}
+
+// declarative is the body of Declarative Web Push: newer browsers show it without waking a service
+// worker, older ones hand it to theirs. 8030 is the format's mark.
+type declarative struct {
+	WebPush      int                `json:"web_push"`
+	Notification declarativeContent `json:"notification"`
+	AppBadge     string             `json:"app_badge,omitempty"`
+}
+
+type declarativeContent struct {
+	Title    string `json:"title"`
+	Body     string `json:"body,omitempty"`
+	Navigate string `json:"navigate"`
+	Tag      string `json:"tag"`
+	Data     facts  `json:"data"`
+}
+
+// Send encrypts and sends one notification.
+func (t *WebPush) Send(ctx context.Context, n Notification) outcome.Outcome {
+	var sub webpush.Subscription
+	if err := json.Unmarshal(n.Subscription.Token.Body, &sub); err != nil {
+		return outcome.Outcome{Kind: outcome.Refused, Reason: "damaged_token", Err: errors.New("stored token cannot be read")}
+	}
+	body, _ := fit(t.Privacy.view(n), webpush.MaxBody, func(v view) ([]byte, int) {
+		f := factsOf(n)
+		d := declarative{WebPush: 8030, Notification: declarativeContent{
+			Title: v.title, Body: v.body, Navigate: t.Navigate, Tag: n.Collapse, Data: f,
+		}}
+		if f.Unseen != nil {
+			d.AppBadge = strconv.Itoa(*f.Unseen)
+		}
+		b := encode(d)
+		return b, len(b)
+	})
+	return t.Sender.Send(ctx, sub, webpush.Message{Body: body, TTL: n.Expires.Sub(t.Now()), Urgency: "high", Topic: n.Collapse})
+}

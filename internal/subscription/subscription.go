@@ -1,0 +1,362 @@
+// Package subscription knows which device wants to hear what, and which listener that wants.
+//
+// A subscription is one user on one device: a device is a (transport, token) pair. It may hold several
+// users while the same device secret signed in for each; a token that comes without that secret has
+// a new owner and moves to him, which silences the users before. A user's listener row is written in
+// the transaction that changes his subscriptions; package listen makes it true.
+//
+// Tokens are sealed at rest. A Store is safe for concurrent use.
+package subscription
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/posthorn-mail/posthorn/internal/account"
+	"github.com/posthorn-mail/posthorn/internal/db"
+	"github.com/posthorn-mail/posthorn/internal/seal"
+	"github.com/posthorn-mail/posthorn/internal/tenant"
+)
+
+var (
+	// ErrNotFound: the user has no such subscription.
+	ErrNotFound = errors.New("no such subscription")
+	// ErrTooMany: the user has maxPerUser subscriptions.
+	ErrTooMany = fmt.Errorf("a user can have %d subscriptions: remove one first", maxPerUser)
+)
+
+// maxPerUser bounds what one event can fan out to.
+const maxPerUser = 100
+
+// Token is how a provider reaches a device. Only its Target may be shown.
+type Token struct {
+	// Transport is "apns", "fcm" or "webpush".
+	Transport string
+	// Identity is the part that makes it this device and no other.
+	Identity string
+	// Body is everything the transport needs, as it understands it.
+	Body []byte
+	// Target is a form for people: a push origin, or the last characters.
+	Target string
+}
+
+// LogValue shows the target only.
+func (t Token) LogValue() slog.Value { return slog.StringValue(t.Transport + " " + t.Target) }
+
+// String shows the target only.
+func (t Token) String() string { return t.Transport + " " + t.Target }
+
+// Subscription is one user on one device.
+type Subscription struct {
+	ID      string
+	User    tenant.UserID
+	Client  string
+	Token   Token // without Identity; Body only from Load
+	Topics  []string
+	Created time.Time
+	Expires time.Time // zero: never
+}
+
+// Request asks for a subscription.
+type Request struct {
+	Client  string
+	Token   Token
+	Topics  []string
+	Expires time.Time
+}
+
+// Store keeps subscriptions and the listeners they want.
+type Store struct {
+	db      *db.DB
+	keys    *seal.Keyring
+	allowed func(client string) bool
+	now     func() time.Time
+}
+
+// New returns a Store. allowed says whether a client may have pushes.
+func New(d *db.DB, keys *seal.Keyring, allowed func(client string) bool, now func() time.Time) *Store {
+	return &Store{db: d, keys: keys, allowed: allowed, now: now}
+}
+
+// Allowed reports whether a client may have pushes.
+func (s *Store) Allowed(client string) bool { return s.allowed(client) }
+
+const (
+	columns         = `id, context_id, user_id, client, transport, target, topics, created_ms, expires_ms`
+	sqlOtherOwners  = `DELETE FROM subscriptions WHERE transport = ? AND token_hash = ? AND device_hash <> ? AND NOT (context_id = ? AND user_id = ?) RETURNING context_id, user_id`
+	sqlCountDevices = `SELECT COUNT(*) FROM subscriptions WHERE context_id = ? AND user_id = ? AND NOT (transport = ? AND token_hash = ?)`
+	sqlPut          = `INSERT INTO subscriptions (id, context_id, user_id, client, transport, token_hash, token, target, device_hash,
+		topics, created_ms, renewed_ms, expires_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (transport, token_hash, context_id, user_id) DO UPDATE SET client = excluded.client, token = excluded.token,
+		target = excluded.target, device_hash = excluded.device_hash, topics = excluded.topics, renewed_ms = excluded.renewed_ms,
+		expires_ms = excluded.expires_ms RETURNING ` + columns
+	sqlByUser        = `SELECT ` + columns + ` FROM subscriptions WHERE context_id = ? AND user_id = ? ORDER BY created_ms, id`
+	sqlAll           = `SELECT ` + columns + ` FROM subscriptions ORDER BY context_id, user_id, created_ms, id`
+	sqlLoad          = `SELECT ` + columns + `, token_hash, token FROM subscriptions WHERE id = ?`
+	sqlRemove        = `DELETE FROM subscriptions WHERE id = ? AND context_id = ? AND user_id = ?`
+	sqlRemoveGone    = `DELETE FROM subscriptions WHERE id = ? AND renewed_ms <= ? RETURNING context_id, user_id`
+	sqlRemoveDevice  = `DELETE FROM subscriptions WHERE context_id = ? AND user_id = ? AND device_hash = ?`
+	sqlRemoveExpired = `DELETE FROM subscriptions WHERE expires_ms > 0 AND expires_ms <= ? RETURNING context_id, user_id`
+)
+
+// Subscribe stores or renews the subscription of a session's user on a device, takes the device from
+// users whose device secret is another, and marks the listeners of all of them. Errors are
+// *tenant.InvalidError and ErrTooMany.
+func (s *Store) Subscribe(ctx context.Context, sess account.Session, req Request) (Subscription, error) {
+	now := s.now()
+	if err := s.check(req, now); err != nil {
+		return Subscription{}, err
+	}
+	topics, err := json.Marshal(req.Topics)
+	if err != nil {
+		return Subscription{}, fmt.Errorf("encode topics: %w", err)
+	}
+	transport, hash, u := req.Token.Transport, hashIdentity(req.Token), sess.User
+	sealed := s.keys.Seal(tokenOwner(transport, hash), req.Token.Body)
+	var sub Subscription
+	err = s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		if err := tx.Lock(ctx, "device/"+transport+"/"+hash); err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, sqlOtherOwners, transport, hash, sess.Device, u.Context, u.ID)
+		if err != nil {
+			return err
+		}
+		others, err := scanUsers(rows)
+		if err != nil {
+			return err
+		}
+		var devices int64
+		if err := tx.QueryRow(ctx, sqlCountDevices, u.Context, u.ID, transport, hash).Scan(&devices); err != nil {
+			return err
+		}
+		if devices >= maxPerUser {
+			return ErrTooMany
+		}
+		err = scan(tx.QueryRow(ctx, sqlPut, newID(), u.Context, u.ID, req.Client, transport, hash, sealed, req.Token.Target,
+			sess.Device, string(topics), db.Millis(now), db.Millis(now), db.Millis(req.Expires)).Scan, &sub)
+		if err != nil {
+			return err
+		}
+		return s.refreshListeners(ctx, tx, append(others, u))
+	})
+	return sub, err
+}
+
+func (s *Store) check(req Request, now time.Time) error {
+	if err := account.CheckClient(req.Client); err != nil {
+		return err
+	}
+	if len(req.Topics) == 0 {
+		return &tenant.InvalidError{Field: "topics", Problem: `must name at least one topic, such as "mail:new"`}
+	}
+	if len(req.Topics) > maxTopics {
+		return &tenant.InvalidError{Field: "topics", Problem: fmt.Sprintf("must be at most %d", maxTopics)}
+	}
+	for i, t := range req.Topics {
+		if err := CheckTopic(t); err != nil {
+			return &tenant.InvalidError{Field: fmt.Sprintf("topics[%d]", i), Problem: err.Error()}
+		}
+	}
+	if !req.Expires.IsZero() && !req.Expires.After(now) {
+		return &tenant.InvalidError{Field: "expires", Problem: "is in the past"}
+	}
+	return nil
+}
+
+// hashIdentity is a device's look-up key. Tokens are long and random, so a plain hash hides them.
+func hashIdentity(t Token) string {
+	sum := sha256.Sum256([]byte(t.Transport + "\x00" + t.Identity))
+	return hex.EncodeToString(sum[:])
+}
+
+func tokenOwner(transport, hash string) string { return "token/" + transport + "/" + hash }
+
+func newID() string {
+	var b [12]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	return hex.EncodeToString(b[:])
+}
+
+func scan(scan func(...any) error, v *Subscription, more ...any) error {
+	var topics string
+	var created, expires int64
+	err := scan(append([]any{
+		&v.ID, &v.User.Context, &v.User.ID, &v.Client, &v.Token.Transport, &v.Token.Target, &topics, &created, &expires,
+	}, more...)...)
+	if err != nil {
+		return err
+	}
+	v.Created, v.Expires = db.Time(created), db.Time(expires)
+	return json.Unmarshal([]byte(topics), &v.Topics)
+}
+
+func scanRows(rows *sql.Rows, err error) ([]Subscription, error) {
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	all := []Subscription{}
+	for rows.Next() {
+		var sub Subscription
+		if err := scan(rows.Scan, &sub); err != nil {
+			return nil, err
+		}
+		all = append(all, sub)
+	}
+	return all, rows.Err()
+}
+
+func scanUsers(rows *sql.Rows) ([]tenant.UserID, error) {
+	defer rows.Close()
+	var users []tenant.UserID
+	for rows.Next() {
+		var u tenant.UserID
+		if err := rows.Scan(&u.Context, &u.ID); err != nil {
+			return nil, err
+		}
+		if !slices.Contains(users, u) {
+			users = append(users, u)
+		}
+	}
+	return users, rows.Err()
+}
+
+// For finds, inside a write, the live subscriptions of a user that want a topic and whose client may
+// have pushes. Tokens come without their body.
+func (s *Store) For(ctx context.Context, tx *db.Tx, u tenant.UserID, topic string) ([]Subscription, error) {
+	all, err := scanRows(tx.Query(ctx, sqlByUser, u.Context, u.ID))
+	return s.wanting(all, topic), err
+}
+
+// Wanted reports, outside a write, whether For would find any.
+func (s *Store) Wanted(ctx context.Context, u tenant.UserID, topic string) (bool, error) {
+	all, err := s.ByUser(ctx, u)
+	return len(s.wanting(all, topic)) > 0, err
+}
+
+func (s *Store) wanting(all []Subscription, topic string) []Subscription {
+	now := s.now()
+	return slices.DeleteFunc(all, func(sub Subscription) bool {
+		expired := !sub.Expires.IsZero() && !sub.Expires.After(now)
+		return expired || !slices.Contains(sub.Topics, topic) || !s.allowed(sub.Client)
+	})
+}
+
+// ByUser lists a user's subscriptions, oldest first.
+func (s *Store) ByUser(ctx context.Context, u tenant.UserID) ([]Subscription, error) {
+	return scanRows(s.db.Query(ctx, sqlByUser, u.Context, u.ID))
+}
+
+// All lists the subscriptions of the installation by user.
+func (s *Store) All(ctx context.Context) ([]Subscription, error) {
+	return scanRows(s.db.Query(ctx, sqlAll))
+}
+
+// Load finds a subscription with its token, or returns ErrNotFound.
+func (s *Store) Load(ctx context.Context, id string) (Subscription, error) {
+	var sub Subscription
+	var hash, sealed string
+	err := scan(s.db.QueryRow(ctx, sqlLoad, id).Scan, &sub, &hash, &sealed)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Subscription{}, ErrNotFound
+	} else if err != nil {
+		return Subscription{}, fmt.Errorf("load subscription: %w", err)
+	}
+	if sub.Token.Body, err = s.keys.Open(tokenOwner(sub.Token.Transport, hash), sealed); err != nil {
+		return Subscription{}, fmt.Errorf("open token of subscription %s: %w", id, err)
+	}
+	return sub, nil
+}
+
+// Unsubscribe removes a user's subscription, or returns ErrNotFound.
+func (s *Store) Unsubscribe(ctx context.Context, u tenant.UserID, id string) error {
+	return s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		n, err := tx.Exec(ctx, sqlRemove, id, u.Context, u.ID)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return ErrNotFound
+		}
+		return s.refreshListeners(ctx, tx, []tenant.UserID{u})
+	})
+}
+
+// UnsubscribeDevice removes all subscriptions that a device, named by its secret's hash, holds for a user.
+func (s *Store) UnsubscribeDevice(ctx context.Context, u tenant.UserID, device string) error {
+	return s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		if _, err := tx.Exec(ctx, sqlRemoveDevice, u.Context, u.ID, device); err != nil {
+			return err
+		}
+		return s.refreshListeners(ctx, tx, []tenant.UserID{u})
+	})
+}
+
+// RemoveGone removes, inside a write, a subscription whose token the provider called gone, unless the
+// device has renewed it after the token was already gone. It reports whether it did.
+func (s *Store) RemoveGone(ctx context.Context, tx *db.Tx, id string, gone time.Time) (bool, error) {
+	var u tenant.UserID
+	err := tx.QueryRow(ctx, sqlRemoveGone, id, db.Millis(gone)).Scan(&u.Context, &u.ID)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	return true, s.refreshListeners(ctx, tx, []tenant.UserID{u})
+}
+
+// RemoveExpired removes the subscriptions whose time is over.
+func (s *Store) RemoveExpired(ctx context.Context) error {
+	return s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		rows, err := tx.Query(ctx, sqlRemoveExpired, db.Millis(s.now()))
+		if err != nil {
+			return err
+		}
+		users, err := scanUsers(rows)
+		if err != nil {
+			return err
+		}
+		return s.refreshListeners(ctx, tx, users)
+	})
+}
+
+// maxTopics bounds the topics of one subscription.
+const maxTopics = 50
+
+// TopicNewMail is new mail in the INBOX. New mail in another folder is TopicNewMail + ":" + the
+// folder's full name in UTF-8 ("mail:new:Lists/go-nuts").
+const TopicNewMail = "mail:new"
+
+// TopicFor is the topic of new mail in a folder.
+func TopicFor(folder string) string {
+	if folder == "INBOX" {
+		return TopicNewMail
+	}
+	return TopicNewMail + ":" + folder
+}
+
+// CheckTopic accepts the topics above.
+func CheckTopic(topic string) error {
+	if topic == TopicNewMail {
+		return nil
+	}
+	folder, ok := strings.CutPrefix(topic, TopicNewMail+":")
+	if !ok {
+		return errors.New(`is not a topic: there is "mail:new" (INBOX) and "mail:new:FOLDER"`)
+	}
+	if folder == "" || len(folder) > 255 || strings.EqualFold(folder, "INBOX") {
+		return errors.New(`must name a folder other than INBOX, whose topic is "mail:new"`)
+	}
+	return nil
+}

@@ -1,0 +1,149 @@
+package tenant
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/subtle"
+	"database/sql"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// ErrBadCredential says that a notify login and password are not a pair we know.
+var ErrBadCredential = errors.New("notify credential is not valid")
+
+// Speaker is a mail host, or the installation's own credential, that proved itself at the notify
+// endpoint. It fixes how "user" is read and for whom it may speak.
+type Speaker struct {
+	// Login is the credential's login, for logs and metrics.
+	Login     string
+	AllowFrom []netip.Prefix
+
+	mailhost string // "": every mail host without a credential of its own
+	form     string
+	contexts []int64
+}
+
+// Speaker finds who a notify credential belongs to, or returns ErrBadCredential. The comparison takes
+// the same time for a login that does not exist.
+func (s *Store) Speaker(ctx context.Context, login, password string) (Speaker, error) {
+	hash := HashPassword(password)
+	sp := Speaker{Login: login}
+	var want [sha256.Size]byte
+	known := true
+	if s.dflt.Open && (login == "" || login == s.dflt.Login) {
+		return Speaker{Login: s.dflt.Login, form: s.dflt.UserForm, AllowFrom: s.dflt.AllowFrom}, nil
+	}
+	if login == s.dflt.Login {
+		want, sp.form, sp.AllowFrom = s.dflt.Hash, s.dflt.UserForm, s.dflt.AllowFrom
+	} else {
+		var h hostRow
+		err := scanHost(s.db.QueryRow(ctx, sqlMailHostByNotifier, login).Scan, &h)
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return Speaker{}, fmt.Errorf("find notify credential: %w", err)
+		}
+		known = err == nil
+		want = h.hash
+		sp.mailhost, sp.form, sp.AllowFrom, sp.contexts = h.Name, h.UserForm, h.AllowFrom, h.Contexts
+	}
+	if subtle.ConstantTimeCompare(hash[:], want[:]) != 1 || !known {
+		return Speaker{}, ErrBadCredential
+	}
+	return sp, nil
+}
+
+// Why a "user" of a notification names nobody. They are words of the notify answer and its metric.
+const (
+	ReasonUnknownUser    = "unknown_user"
+	ReasonAmbiguousUser  = "ambiguous_user"
+	ReasonUnverifiedUser = "unverified_user"
+	ReasonForeignUser    = "user_of_another_mailhost"
+)
+
+// Resolve finds the user that name means when sp says it. When it means nobody sp may speak for, the
+// reason is one of the Reason words and the error is nil.
+//
+// In the metadata form the name comes from the mailbox owner's own METADATA: a claim. It counts only
+// for users on sp's mail hosts and, where the host uses keyed aliases, only with the right MAC.
+func (s *Store) Resolve(ctx context.Context, sp Speaker, name string) (id UserID, reason string, err error) {
+	if sp.form == FormMetadata {
+		return s.resolveAlias(ctx, sp, name)
+	}
+	users, err := s.UsersByLogin(ctx, name)
+	if err != nil {
+		return UserID{}, "", fmt.Errorf("find user by login: %w", err)
+	}
+	var mine []User
+	for _, u := range users {
+		h, err := s.MailHost(ctx, u.MailHost)
+		if err != nil {
+			return UserID{}, "", fmt.Errorf("find user's mail host: %w", err)
+		}
+		if sp.speaksFor(h, u.ID.Context) {
+			mine = append(mine, u)
+		}
+	}
+	switch {
+	case len(mine) == 1:
+		return mine[0].ID, "", nil
+	case len(mine) > 1:
+		return UserID{}, ReasonAmbiguousUser, nil
+	case len(users) > 0:
+		return UserID{}, ReasonForeignUser, nil
+	}
+	return UserID{}, ReasonUnknownUser, nil
+}
+
+func (s *Store) resolveAlias(ctx context.Context, sp Speaker, name string) (UserID, string, error) {
+	bare, mac, keyed := strings.Cut(name, ".")
+	id, err := ParseUserID(bare)
+	if err != nil {
+		return UserID{}, ReasonUnknownUser, nil //nolint:nilerr // not an error of ours: the name is a claim
+	}
+	u, err := s.User(ctx, id)
+	if errors.Is(err, ErrNotFound) {
+		return UserID{}, ReasonUnknownUser, nil
+	} else if err != nil {
+		return UserID{}, "", err
+	}
+	h, err := s.MailHost(ctx, u.MailHost)
+	if err != nil {
+		return UserID{}, "", fmt.Errorf("find user's mail host: %w", err)
+	}
+	if !sp.speaksFor(h, id.Context) {
+		return UserID{}, ReasonForeignUser, nil
+	}
+	if (h.KeyedAlias || keyed) && subtle.ConstantTimeCompare([]byte(mac), []byte(s.aliasMAC(id))) != 1 {
+		return UserID{}, ReasonUnverifiedUser, nil
+	}
+	return id, "", nil
+}
+
+func (sp Speaker) speaksFor(h MailHost, inContext int64) bool {
+	if sp.mailhost == "" {
+		return h.NotifyLogin == ""
+	}
+	return sp.mailhost == h.Name && (len(sp.contexts) == 0 || slices.Contains(sp.contexts, inContext))
+}
+
+// Alias is what a user is registered as at a mail host: "3@1", or "3@1.<MAC>" where the host uses
+// keyed aliases. Only this installation can make the MAC, so an owner who writes another user's id
+// into his METADATA names nobody.
+func (s *Store) Alias(h MailHost, id UserID) string {
+	if !h.KeyedAlias {
+		return id.String()
+	}
+	return id.String() + "." + s.aliasMAC(id)
+}
+
+// aliasMAC is HMAC-SHA256 of the id, cut to 128 bits, as base64url.
+func (s *Store) aliasMAC(id UserID) string {
+	m := hmac.New(sha256.New, s.alias)
+	m.Write([]byte(id.String()))
+	return base64.RawURLEncoding.EncodeToString(m.Sum(nil)[:16])
+}

@@ -1,0 +1,203 @@
+// Package tenant knows who there is: contexts, users, and the mail hosts their mail lives on.
+//
+// A user is "<id>@<context>", two integers as in the original system, beside a mail login that is
+// unique on its mail host. A mail host also carries the credential with which it may notify us, and
+// so decides for which users it can speak. Passwords of users are not here (account), nor is
+// anything a device wants (subscription).
+//
+// A Store is safe for concurrent use; every method is one transaction.
+package tenant
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/posthorn-mail/posthorn/internal/db"
+	"github.com/posthorn-mail/posthorn/internal/seal"
+)
+
+// Errors of this package, wrapped with what they are about.
+var (
+	ErrNotFound = errors.New("not found")
+	ErrExists   = errors.New("exists already")
+	ErrInUse    = errors.New("still in use")
+)
+
+// InvalidError names the field of a request that cannot be accepted, and what to do about it.
+type InvalidError struct {
+	Field, Problem string
+}
+
+func (e *InvalidError) Error() string { return e.Field + ": " + e.Problem }
+
+// UserID names a user within the installation.
+type UserID struct {
+	Context int64
+	ID      int64
+}
+
+// maxID is the largest id; the original keeps them in unsigned 32-bit columns.
+const maxID = 1<<32 - 1
+
+// String returns "<id>@<context>".
+func (u UserID) String() string {
+	return strconv.FormatInt(u.ID, 10) + "@" + strconv.FormatInt(u.Context, 10)
+}
+
+// ParseUserID reads "<id>@<context>", both from 1 to 4294967295 without sign or leading zero.
+func ParseUserID(s string) (UserID, error) {
+	id, context, ok := strings.Cut(s, "@")
+	u, err1 := parseID(id)
+	c, err2 := parseID(context)
+	if !ok || err1 != nil || err2 != nil {
+		return UserID{}, &InvalidError{"user", "must be <id>@<context>, two positive integers as in 3@1"}
+	}
+	return UserID{Context: c, ID: u}, nil
+}
+
+func parseID(s string) (int64, error) {
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < 1 || n > maxID || strconv.FormatInt(n, 10) != s {
+		return 0, errors.New("not an id")
+	}
+	return n, nil
+}
+
+// Store keeps contexts, users and mail hosts.
+type Store struct {
+	db    *db.DB
+	alias []byte // key of the MAC in keyed aliases
+	dflt  NotifyCredential
+	now   func() time.Time
+}
+
+// NotifyCredential is the installation's own notify credential. It speaks for the mail hosts that
+// have none of their own.
+type NotifyCredential struct {
+	Login string
+	Hash  [sha256.Size]byte // of the password, see HashPassword
+	// Open accepts requests without a credential as this one's: only for a loopback listener.
+	Open      bool
+	UserForm  string
+	AllowFrom []netip.Prefix
+}
+
+// New returns a Store. now is the clock.
+func New(d *db.DB, keys *seal.Keyring, dflt NotifyCredential, now func() time.Time) (*Store, error) {
+	alias, err := keys.Derive("alias")
+	if err != nil {
+		return nil, fmt.Errorf("derive alias key: %w", err)
+	}
+	return &Store{db: d, alias: alias, dflt: dflt, now: now}, nil
+}
+
+// Context is one tenant.
+type Context struct {
+	ID   int64
+	Name string
+}
+
+const (
+	sqlNextID = `INSERT INTO sequences (name, last) VALUES (?, 1)
+		ON CONFLICT (name) DO UPDATE SET last = sequences.last + 1 RETURNING last`
+	sqlRaiseID = `INSERT INTO sequences (name, last) VALUES (?, ?)
+		ON CONFLICT (name) DO UPDATE SET last = excluded.last WHERE excluded.last > sequences.last`
+	sqlAddContext    = `INSERT INTO contexts (id, name, created_ms) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`
+	sqlContexts      = `SELECT id, name FROM contexts ORDER BY id`
+	sqlRemoveContext = `DELETE FROM contexts WHERE id = ?`
+	sqlContextUsers  = `SELECT COUNT(*) FROM users WHERE context_id = ?`
+)
+
+// AddContext adds a context. With an id of 0 the next free one is given; the name defaults to
+// "context <id>".
+func (s *Store) AddContext(ctx context.Context, c Context) (Context, error) {
+	if c.ID < 0 || c.ID > maxID {
+		return Context{}, &InvalidError{"id", "must be from 1 to 4294967295"}
+	}
+	if err := checkName("name", c.Name); c.Name != "" && err != nil {
+		return Context{}, err
+	}
+	var added Context
+	err := s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		added = c
+		if err := takeID(ctx, tx, "context", &added.ID); err != nil {
+			return err
+		}
+		if added.Name == "" {
+			added.Name = "context " + strconv.FormatInt(added.ID, 10)
+		}
+		n, err := tx.Exec(ctx, sqlAddContext, added.ID, added.Name, db.Millis(s.now()))
+		if err == nil && n == 0 {
+			err = fmt.Errorf("a context with id %d or name %q %w", added.ID, added.Name, ErrExists)
+		}
+		return err
+	})
+	return added, err
+}
+
+// takeID assigns the next id of a sequence, or keeps the sequence above an id chosen by hand.
+func takeID(ctx context.Context, tx *db.Tx, sequence string, id *int64) error {
+	if *id != 0 {
+		_, err := tx.Exec(ctx, sqlRaiseID, sequence, *id)
+		return err
+	}
+	return tx.QueryRow(ctx, sqlNextID, sequence).Scan(id)
+}
+
+// Contexts lists all contexts by id.
+func (s *Store) Contexts(ctx context.Context) ([]Context, error) {
+	rows, err := s.db.Query(ctx, sqlContexts)
+	if err != nil {
+		return nil, err
+	}
+	return scanAll(rows, func(rows *sql.Rows, c *Context) error { return rows.Scan(&c.ID, &c.Name) })
+}
+
+// RemoveContext removes a context that has no users.
+func (s *Store) RemoveContext(ctx context.Context, id int64) error {
+	return s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		var users int64
+		if err := tx.QueryRow(ctx, sqlContextUsers, id).Scan(&users); err != nil {
+			return err
+		}
+		if users > 0 {
+			return fmt.Errorf("context %d is %w by %d users: remove them first", id, ErrInUse, users)
+		}
+		n, err := tx.Exec(ctx, sqlRemoveContext, id)
+		if err == nil && n == 0 {
+			err = fmt.Errorf("context %d %w", id, ErrNotFound)
+		}
+		return err
+	})
+}
+
+// scanAll reads and closes rows.
+func scanAll[T any](rows *sql.Rows, scan func(*sql.Rows, *T) error) ([]T, error) {
+	defer rows.Close()
+	all := []T{}
+	for rows.Next() {
+		var v T
+		if err := scan(rows, &v); err != nil {
+			return nil, err
+		}
+		all = append(all, v)
+	}
+	return all, rows.Err()
+}
+
+// checkName accepts printable names of up to 255 bytes.
+func checkName(field, name string) error {
+	if name == "" || len(name) > 255 || strings.TrimSpace(name) != name || strings.ContainsFunc(name, notPrintable) {
+		return &InvalidError{field, "must be 1 to 255 bytes of printable text without space at its ends"}
+	}
+	return nil
+}
+
+func notPrintable(r rune) bool { return r < ' ' || r == 0x7f || r == 0xfffd }

@@ -1,0 +1,121 @@
+package tenant
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/posthorn-mail/posthorn/internal/db"
+)
+
+// User is one mail user.
+type User struct {
+	ID UserID
+	// Login is the IMAP login, unique on its mail host without regard to case.
+	Login    string
+	MailHost string
+}
+
+const (
+	sqlAddUser = `INSERT INTO users (context_id, id, login, login_key, mailhost, created_ms)
+		VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`
+	sqlUsers = `SELECT context_id, id, login, mailhost FROM users
+		WHERE (? = 0 OR context_id = ?) AND (? = '' OR mailhost = ?) ORDER BY context_id, id`
+	sqlUser         = `SELECT context_id, id, login, mailhost FROM users WHERE context_id = ? AND id = ?`
+	sqlUsersByLogin = `SELECT context_id, id, login, mailhost FROM users WHERE login_key = ? ORDER BY mailhost`
+	sqlRemoveUser   = `DELETE FROM users WHERE context_id = ? AND id = ?`
+	sqlHasContext   = `SELECT COUNT(*) FROM contexts WHERE id = ?`
+	sqlHasMailHost  = `SELECT COUNT(*) FROM mailhosts WHERE name = ?`
+)
+
+// AddUser adds a user. With an id of 0 the context's next one is given.
+func (s *Store) AddUser(ctx context.Context, u User) (User, error) {
+	if u.ID.ID < 0 || u.ID.ID > maxID {
+		return User{}, &InvalidError{"user", "the id must be from 1 to 4294967295"}
+	}
+	if err := CheckLogin(u.Login); err != nil {
+		return User{}, err
+	}
+	var added User
+	err := s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		added = u
+		if err := mustHave(ctx, tx, sqlHasContext, u.ID.Context, "user", "there is no context %v: add it first"); err != nil {
+			return err
+		}
+		if err := mustHave(ctx, tx, sqlHasMailHost, u.MailHost, "mailhost", "there is no mail host %q: add it first"); err != nil {
+			return err
+		}
+		if err := takeID(ctx, tx, "user/"+strconv.FormatInt(u.ID.Context, 10), &added.ID.ID); err != nil {
+			return err
+		}
+		n, err := tx.Exec(ctx, sqlAddUser, added.ID.Context, added.ID.ID, u.Login, loginKey(u.Login), u.MailHost, db.Millis(s.now()))
+		if err == nil && n == 0 {
+			err = fmt.Errorf("user %s, or login %q on mail host %q, %w", added.ID, u.Login, u.MailHost, ErrExists)
+		}
+		return err
+	})
+	return added, err
+}
+
+func mustHave(ctx context.Context, tx *db.Tx, query string, key any, field, problem string) error {
+	var n int64
+	if err := tx.QueryRow(ctx, query, key).Scan(&n); err != nil {
+		return err
+	}
+	if n == 0 {
+		return &InvalidError{field, fmt.Sprintf(problem, key)}
+	}
+	return nil
+}
+
+// CheckLogin accepts what an IMAP server can take as a login: up to 255 bytes without control characters.
+func CheckLogin(login string) error { return checkName("login", login) }
+
+// loginKey folds a login as Dovecot does before it names it to us (auth_username_format = %Lu).
+func loginKey(login string) string { return strings.ToLower(login) }
+
+func scanUser(rows *sql.Rows, u *User) error {
+	return rows.Scan(&u.ID.Context, &u.ID.ID, &u.Login, &u.MailHost)
+}
+
+// Users lists users by context and id; a context of 0 or a mail host of "" does not limit.
+func (s *Store) Users(ctx context.Context, inContext int64, mailhost string) ([]User, error) {
+	rows, err := s.db.Query(ctx, sqlUsers, inContext, inContext, mailhost, mailhost)
+	if err != nil {
+		return nil, err
+	}
+	return scanAll(rows, scanUser)
+}
+
+// User finds a user, or returns ErrNotFound.
+func (s *Store) User(ctx context.Context, id UserID) (User, error) {
+	var u User
+	err := s.db.QueryRow(ctx, sqlUser, id.Context, id.ID).Scan(&u.ID.Context, &u.ID.ID, &u.Login, &u.MailHost)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = fmt.Errorf("user %s %w", id, ErrNotFound)
+	}
+	return u, err
+}
+
+// UsersByLogin finds the users with a login, at most one for each mail host.
+func (s *Store) UsersByLogin(ctx context.Context, login string) ([]User, error) {
+	rows, err := s.db.Query(ctx, sqlUsersByLogin, loginKey(login))
+	if err != nil {
+		return nil, err
+	}
+	return scanAll(rows, scanUser)
+}
+
+// RemoveUser removes a user and, by the schema, all that hangs on it.
+func (s *Store) RemoveUser(ctx context.Context, id UserID) error {
+	return s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		n, err := tx.Exec(ctx, sqlRemoveUser, id.Context, id.ID)
+		if err == nil && n == 0 {
+			err = fmt.Errorf("user %s %w", id, ErrNotFound)
+		}
+		return err
+	})
+}
