@@ -1,0 +1,410 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/posthorn-mail/posthorn/internal/problem"
+	"github.com/posthorn-mail/posthorn/internal/push"
+	"github.com/posthorn-mail/posthorn/internal/tenant"
+)
+
+// ListenAdmin opens the admin socket in stateDir with mode 0600. The caller holds the directory's lock,
+// so a socket that is there already is a dead server's.
+func ListenAdmin(ctx context.Context, stateDir string) (net.Listener, error) {
+	path := filepath.Join(stateDir, SocketName)
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove old admin socket: %w", err)
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("open admin socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("open admin socket: %w", err), l.Close())
+	}
+	return peerListener{l}, nil
+}
+
+// peerListener accepts only connections of our own user and of root: the file's mode says so already,
+// but a directory with looser modes, or a passed-on descriptor, would not.
+type peerListener struct{ net.Listener }
+
+func (l peerListener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if uid, err := peerUID(c); err == nil && (uid == 0 || int(uid) == os.Geteuid()) {
+			return c, nil
+		}
+		_ = c.Close()
+	}
+}
+
+func peerUID(c net.Conn) (uint32, error) {
+	raw, err := c.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var cred *unix.Ucred
+	var cerr error
+	err = raw.Control(func(fd uintptr) {
+		cred, cerr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err := errors.Join(err, cerr); err != nil {
+		return 0, err
+	}
+	return cred.Uid, nil
+}
+
+// Admin is the face for the operator. It authenticates nobody: the socket does.
+func (a *API) Admin() http.Handler {
+	mux := http.NewServeMux()
+	a.route(mux, "/admin/v1/contexts", map[string]handler{"GET": a.listContexts, "POST": a.addContext})
+	a.route(mux, "/admin/v1/contexts/{id}", map[string]handler{"DELETE": a.removeContext})
+	a.route(mux, "/admin/v1/mailhosts", map[string]handler{"GET": a.listMailHosts, "POST": a.addMailHost})
+	a.route(mux, "/admin/v1/mailhosts/{name}", map[string]handler{"DELETE": a.removeMailHost})
+	a.route(mux, "/admin/v1/users", map[string]handler{"GET": a.listUsers, "POST": a.addUser})
+	a.route(mux, "/admin/v1/users/{user}", map[string]handler{"DELETE": a.removeUser})
+	a.route(mux, "/admin/v1/push/users", map[string]handler{"GET": a.listPushUsers})
+	a.route(mux, "/admin/v1/push/devices", map[string]handler{"GET": a.listPushDevices})
+	a.route(mux, "/admin/v1/push/test", map[string]handler{"POST": a.pushTest})
+	a.route(mux, "/admin/v1/push/trace/{device}", map[string]handler{"GET": a.pushTrace})
+	mux.HandleFunc("/", notFound)
+	return mux
+}
+
+func (a *API) listContexts(r *http.Request) (int, any, error) {
+	all, err := a.Tenants.Contexts(r.Context())
+	list := List[Context]{Items: []Context{}}
+	for _, c := range all {
+		list.Items = append(list.Items, Context(c))
+	}
+	return http.StatusOK, list, err
+}
+
+func (a *API) addContext(r *http.Request) (int, any, error) {
+	var c Context
+	if err := decode(r, &c); err != nil {
+		return 0, nil, err
+	}
+	added, err := a.Tenants.AddContext(r.Context(), tenant.Context(c))
+	return http.StatusCreated, Context(added), err
+}
+
+func (a *API) removeContext(r *http.Request) (int, any, error) {
+	id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)
+	if err != nil {
+		return 0, nil, problem.InField("id", "must be a context's number")
+	}
+	return http.StatusNoContent, nil, a.Tenants.RemoveContext(r.Context(), id)
+}
+
+func mailHostView(h tenant.MailHost) MailHost {
+	v := MailHost{
+		Name: h.Name, IMAP: net.JoinHostPort(h.IMAPHost, strconv.Itoa(h.IMAPPort)), Security: h.Security, Insecure: h.Insecure,
+		CA: h.CA, NotifyLogin: h.NotifyLogin, UserForm: h.UserForm, KeyedAlias: h.KeyedAlias, Contexts: h.Contexts,
+	}
+	for _, p := range h.AllowFrom {
+		v.AllowFrom = append(v.AllowFrom, p.String())
+	}
+	return v
+}
+
+func (a *API) listMailHosts(r *http.Request) (int, any, error) {
+	all, err := a.Tenants.MailHosts(r.Context())
+	list := List[MailHost]{Items: []MailHost{}}
+	for _, h := range all {
+		list.Items = append(list.Items, mailHostView(h))
+	}
+	return http.StatusOK, list, err
+}
+
+func (a *API) addMailHost(r *http.Request) (int, any, error) {
+	var v MailHost
+	if err := decode(r, &v); err != nil {
+		return 0, nil, err
+	}
+	h, err := v.tenant()
+	if err != nil {
+		return 0, nil, err
+	}
+	password := v.NotifyPassword
+	if v.NotifyLogin != "" && password == "" {
+		password = tenant.NewPassword()
+	}
+	if err := a.Tenants.AddMailHost(r.Context(), h, password); err != nil {
+		return 0, nil, err
+	}
+	if h, err = a.Tenants.MailHost(r.Context(), h.Name); err != nil {
+		return 0, nil, err
+	}
+	added := mailHostView(h)
+	if v.NotifyPassword == "" {
+		added.NotifyPassword = password // made here, and shown this once
+	}
+	return http.StatusCreated, added, nil
+}
+
+// tenant reads a request; "security" defaults to tls and the port to that security's own.
+func (v MailHost) tenant() (tenant.MailHost, error) {
+	h := tenant.MailHost{
+		Name: v.Name, Security: v.Security, Insecure: v.Insecure, CA: v.CA, NotifyLogin: v.NotifyLogin,
+		UserForm: v.UserForm, KeyedAlias: v.KeyedAlias, Contexts: v.Contexts, IMAPHost: v.IMAP,
+	}
+	if h.Security == "" {
+		h.Security = tenant.SecurityTLS
+	}
+	h.IMAPPort = 143
+	if h.Security == tenant.SecurityTLS {
+		h.IMAPPort = 993
+	}
+	if host, port, err := net.SplitHostPort(v.IMAP); err == nil {
+		n, err := strconv.Atoi(port)
+		if err != nil {
+			return h, problem.InField("imap", "the port must be a number")
+		}
+		h.IMAPHost, h.IMAPPort = host, n
+	}
+	h.IMAPHost = strings.Trim(h.IMAPHost, "[]")
+	for i, s := range v.AllowFrom {
+		field := fmt.Sprintf("allow_from[%d]", i)
+		p, err := netip.ParsePrefix(s)
+		if addr, aerr := netip.ParseAddr(s); aerr == nil {
+			p, err = netip.PrefixFrom(addr, addr.BitLen()), nil
+		}
+		if err != nil {
+			return h, problem.InField(field, "must be a network such as 192.0.2.0/24, or an address")
+		}
+		if p != p.Masked() {
+			return h, problem.InField(field, "has bits beyond its length: write "+p.Masked().String())
+		}
+		h.AllowFrom = append(h.AllowFrom, p)
+	}
+	return h, nil
+}
+
+func (a *API) removeMailHost(r *http.Request) (int, any, error) {
+	return http.StatusNoContent, nil, a.Tenants.RemoveMailHost(r.Context(), r.PathValue("name"))
+}
+
+func userView(u tenant.User) User {
+	return User{User: u.ID.String(), Login: u.Login, MailHost: u.MailHost}
+}
+
+func (a *API) listUsers(r *http.Request) (int, any, error) {
+	q := r.URL.Query()
+	var inContext int64
+	if s := q.Get("context"); s != "" {
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil {
+			return 0, nil, problem.InField("context", "must be a context's number")
+		}
+		inContext = n
+	}
+	all, err := a.Tenants.Users(r.Context(), inContext, q.Get("mailhost"))
+	list := List[User]{Items: []User{}}
+	for _, u := range all {
+		list.Items = append(list.Items, userView(u))
+	}
+	return http.StatusOK, list, err
+}
+
+func (a *API) addUser(r *http.Request) (int, any, error) {
+	var v User
+	if err := decode(r, &v); err != nil {
+		return 0, nil, err
+	}
+	u := tenant.User{Login: v.Login, MailHost: v.MailHost}
+	given := v.User
+	if inContext, ok := strings.CutPrefix(given, "@"); ok {
+		given = "1@" + inContext // the id is assigned
+	}
+	id, err := tenant.ParseUserID(given)
+	if err != nil {
+		return 0, nil, problem.InField("user", "must be <id>@<context> as in 3@1, or @<context> to have an id assigned")
+	}
+	if given != v.User {
+		id.ID = 0
+	}
+	u.ID = id
+	added, err := a.Tenants.AddUser(r.Context(), u)
+	return http.StatusCreated, userView(added), err
+}
+
+// removeUser first takes the user's registration from the mail server, as far as that answers in time.
+func (a *API) removeUser(r *http.Request) (int, any, error) {
+	id, err := tenant.ParseUserID(r.PathValue("user"))
+	if err != nil {
+		return 0, nil, err
+	}
+	if _, err := a.Tenants.User(r.Context(), id); err != nil {
+		return 0, nil, err
+	}
+	subs, err := a.Subscriptions.ByUser(r.Context(), id)
+	if err != nil {
+		return 0, nil, err
+	}
+	for _, sub := range subs {
+		if err := a.Subscriptions.Unsubscribe(r.Context(), id, sub.ID); err != nil {
+			return 0, nil, err
+		}
+	}
+	waiting, cancel := context.WithTimeout(r.Context(), 5*time.Second)
+	defer cancel()
+	if _, _, err := a.Listen.Await(waiting, id); err != nil {
+		return 0, nil, err
+	}
+	return http.StatusNoContent, nil, a.Tenants.RemoveUser(r.Context(), id)
+}
+
+// sourceDovecot names where a listener's events come from.
+const sourceDovecot = "dovecot"
+
+func (a *API) listPushUsers(r *http.Request) (int, any, error) {
+	listeners, err := a.Subscriptions.Listeners(r.Context())
+	if err != nil {
+		return 0, nil, err
+	}
+	subs, err := a.Subscriptions.All(r.Context())
+	if err != nil {
+		return 0, nil, err
+	}
+	devices := map[tenant.UserID]int{}
+	for _, sub := range subs {
+		devices[sub.User]++
+	}
+	users, err := a.Tenants.Users(r.Context(), 0, "")
+	if err != nil {
+		return 0, nil, err
+	}
+	logins := map[tenant.UserID]string{}
+	for _, u := range users {
+		logins[u.ID] = u.Login
+	}
+	only := r.URL.Query().Get("user")
+	list := List[PushUser]{Items: []PushUser{}}
+	for _, l := range listeners {
+		if only != "" && only != l.User.String() {
+			continue
+		}
+		list.Items = append(list.Items, PushUser{
+			User: l.User.String(), Login: logins[l.User], Permanent: true, Source: sourceDovecot, State: l.State,
+			Reason: l.Reason, Devices: devices[l.User], Since: stamp(l.Since),
+		})
+	}
+	return http.StatusOK, list, nil
+}
+
+func (a *API) listPushDevices(r *http.Request) (int, any, error) {
+	subs, err := a.Subscriptions.All(r.Context())
+	if err != nil {
+		return 0, nil, err
+	}
+	only := r.URL.Query().Get("user")
+	if only != "" {
+		id, err := tenant.ParseUserID(only)
+		if err != nil {
+			return 0, nil, err
+		}
+		if _, err := a.Tenants.User(r.Context(), id); err != nil {
+			return 0, nil, err
+		}
+	}
+	list := List[PushDevice]{Items: []PushDevice{}}
+	for _, sub := range subs {
+		if only != "" && only != sub.User.String() {
+			continue
+		}
+		pending, attempt, notBefore, err := a.Push.Pending(r.Context(), sub.ID)
+		if err != nil {
+			return 0, nil, err
+		}
+		v := PushDevice{
+			ID: sub.ID, User: sub.User.String(), Client: sub.Client, Transport: sub.Token.Transport, Topics: sub.Topics,
+			Target: sub.Token.Target, Created: stamp(sub.Created), Expires: stamp(sub.Expires), Pending: pending, Attempt: attempt,
+		}
+		if attempt > 0 {
+			v.NotBefore = stamp(notBefore)
+		}
+		list.Items = append(list.Items, v)
+	}
+	return http.StatusOK, list, nil
+}
+
+func (a *API) pushTest(r *http.Request) (int, any, error) {
+	var req PushTest
+	if err := decode(r, &req); err != nil {
+		return 0, nil, err
+	}
+	var devices []string
+	switch {
+	case req.Device != "" && req.User == "":
+		devices = []string{req.Device}
+	case req.User != "" && req.Device == "":
+		id, err := tenant.ParseUserID(req.User)
+		if err != nil {
+			return 0, nil, err
+		}
+		if _, err := a.Tenants.User(r.Context(), id); err != nil {
+			return 0, nil, err
+		}
+		subs, err := a.Subscriptions.ByUser(r.Context(), id)
+		if err != nil {
+			return 0, nil, err
+		}
+		for _, sub := range subs {
+			devices = append(devices, sub.ID)
+		}
+	default:
+		return 0, nil, problem.InField("user", "name a user or a device, not both")
+	}
+	list := List[PushTestResult]{Items: []PushTestResult{}}
+	for _, id := range devices {
+		sub, err := a.Subscriptions.Load(r.Context(), id)
+		if err != nil {
+			return 0, nil, err
+		}
+		o, err := a.Push.Test(r.Context(), id)
+		result := PushTestResult{
+			Device: id, Transport: sub.Token.Transport, Outcome: o.Kind.String(), Status: o.Status, Reason: o.Reason,
+		}
+		if errors.Is(err, push.ErrNoTransport) {
+			result.Outcome, result.Reason = "blocked", "transport_disabled"
+		} else if err != nil {
+			return 0, nil, err
+		}
+		list.Items = append(list.Items, result)
+	}
+	return http.StatusOK, list, nil
+}
+
+func (a *API) pushTrace(r *http.Request) (int, any, error) {
+	device := r.PathValue("device")
+	if _, err := a.Subscriptions.Load(r.Context(), device); err != nil {
+		return 0, nil, err
+	}
+	all, err := a.Push.Trace(r.Context(), device)
+	list := List[PushOutcome]{Items: []PushOutcome{}}
+	for _, o := range all {
+		list.Items = append(list.Items, PushOutcome{
+			At: stamp(o.Answered), Version: o.Version, Attempt: o.Attempt, Outcome: o.Outcome, Status: o.Status, Reason: o.Reason,
+			ProviderID: o.ProviderID, Accepted: stamp(o.Accepted), Sent: stamp(o.Sent), Answered: stamp(o.Answered), NextTry: stamp(o.NextTry),
+		})
+	}
+	return http.StatusOK, list, err
+}

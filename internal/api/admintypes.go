@@ -1,0 +1,116 @@
+package api
+
+// The nouns of the admin socket, as JSON. Times are RFC 3339 in UTC with milliseconds; a user is
+// "<id>@<context>".
+
+// List is the answer of every listing.
+type List[T any] struct {
+	Items []T `json:"items"`
+}
+
+// Context is one tenant.
+type Context struct {
+	ID   int64  `json:"id"`
+	Name string `json:"name"`
+}
+
+// MailHost is one upstream mail server and the credential with which it notifies us.
+type MailHost struct {
+	Name string `json:"name"`
+	// IMAP is the server's host:port.
+	IMAP string `json:"imap"`
+	// Security is "tls", "starttls" or "none".
+	Security string `json:"security"`
+	// Insecure allows credentials over an unverified or plain connection to a host that is not loopback.
+	Insecure bool `json:"insecure,omitempty"`
+	// CA holds PEM certificates trusted for this host instead of the system's.
+	CA string `json:"ca,omitempty"`
+	// NotifyLogin is the login of the host's own notify credential; empty when the host uses the
+	// installation's.
+	NotifyLogin string `json:"notify_login,omitempty"`
+	// NotifyPassword is set in a request to choose one, and in the answer to an addition that had one
+	// generated. It is never listed: only its hash is kept.
+	NotifyPassword string `json:"notify_password,omitempty"`
+	// UserForm is what the host sends as "user": "login" or "metadata".
+	UserForm string `json:"user_form"`
+	// KeyedAlias makes registrations carry a proof, and refuses "user" values that do not.
+	KeyedAlias bool `json:"keyed_alias,omitempty"`
+	// AllowFrom limits the addresses this host may notify from (CIDR); empty allows all.
+	AllowFrom []string `json:"allow_from,omitempty"`
+	// Contexts limits the contexts this host may speak for; empty allows all.
+	Contexts []int64 `json:"contexts,omitempty"`
+}
+
+// User is one mail user.
+type User struct {
+	// User is "<id>@<context>". In a request the id may be left out ("@1") to have one assigned.
+	User     string `json:"user"`
+	Login    string `json:"login"`
+	MailHost string `json:"mailhost"`
+}
+
+// PushUser is one user with a listener, wanted or registered.
+type PushUser struct {
+	User      string `json:"user"`
+	Login     string `json:"login"`
+	Permanent bool   `json:"permanent"`
+	// Source is where events come from: "dovecot".
+	Source string `json:"source"`
+	// State is registered, pending, foreign, unsupported or client_not_allowed.
+	State   string `json:"state"`
+	Reason  string `json:"reason,omitempty"`
+	Devices int    `json:"devices"`
+	Since   string `json:"since,omitempty"`
+}
+
+// PushDevice is one subscription.
+type PushDevice struct {
+	ID        string   `json:"id"`
+	User      string   `json:"user"`
+	Client    string   `json:"client"`
+	Transport string   `json:"transport"`
+	Topics    []string `json:"topics"`
+	// Target is a redacted form of the token: the push origin, or the token's last characters.
+	Target  string `json:"target"`
+	Created string `json:"created"`
+	Expires string `json:"expires,omitempty"`
+	// Pending says that a newer state waits to be sent.
+	Pending bool `json:"pending"`
+	// Attempt counts the failed tries of the pending state; NotBefore is when the next one is due.
+	Attempt   int    `json:"attempt,omitempty"`
+	NotBefore string `json:"not_before,omitempty"`
+}
+
+// PushTest asks for a test notification to one device or to all devices of a user.
+type PushTest struct {
+	User   string `json:"user,omitempty"`
+	Device string `json:"device,omitempty"`
+}
+
+// PushTestResult is what the provider said to one test notification.
+type PushTestResult struct {
+	Device    string `json:"device"`
+	Transport string `json:"transport"`
+	Outcome   string `json:"outcome"`
+	Status    int    `json:"status,omitempty"`
+	Reason    string `json:"reason,omitempty"`
+}
+
+// PushOutcome is one line of a device's trace.
+type PushOutcome struct {
+	At      string `json:"at"`
+	Version int64  `json:"version"`
+	Attempt int    `json:"attempt"`
+	Outcome string `json:"outcome"`
+	Status  int    `json:"status,omitempty"`
+	Reason  string `json:"reason,omitempty"`
+	// ProviderID is the provider's name for the notification.
+	ProviderID string `json:"provider_id,omitempty"`
+	// Accepted is when the event was accepted; Sent and Answered are when the request left and when
+	// the provider's answer was here.
+	Accepted string `json:"accepted"`
+	Sent     string `json:"sent"`
+	Answered string `json:"answered"`
+	// NextTry is when a failed state is tried again.
+	NextTry string `json:"next_try,omitempty"`
+}

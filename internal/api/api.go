@@ -1,0 +1,204 @@
+// Package api is the REST face of Posthorn: for devices on the public listener, for the operator on
+// the admin socket.
+//
+// It translates: requests into calls, errors into RFC 9457 problem documents. No rule lives here that
+// another face would need too. Every handler is safe for concurrent use.
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/posthorn-mail/posthorn/internal/account"
+	"github.com/posthorn-mail/posthorn/internal/listen"
+	"github.com/posthorn-mail/posthorn/internal/problem"
+	"github.com/posthorn-mail/posthorn/internal/push"
+	"github.com/posthorn-mail/posthorn/internal/subscription"
+	"github.com/posthorn-mail/posthorn/internal/tenant"
+)
+
+// API answers requests. Every field is needed.
+type API struct {
+	Tenants       *tenant.Store
+	Accounts      *account.Service
+	Subscriptions *subscription.Store
+	Push          *push.Service
+	Listen        *listen.Service
+	Log           *slog.Logger
+	Now           func() time.Time
+	// TrustedProxies are the networks whose X-Forwarded-For is believed.
+	TrustedProxies []netip.Prefix
+	// VAPIDPublicKey is what browsers subscribe with; "" when Web Push is off.
+	VAPIDPublicKey string
+}
+
+// maxBody bounds a request's body in bytes.
+const maxBody = 64 << 10
+
+// handler is an http.Handler that returns its answer: a value for JSON, or an error for a problem.
+type handler func(r *http.Request) (status int, body any, err error)
+
+// Public is the face for devices, below /api/v1/.
+func (a *API) Public() http.Handler {
+	mux := http.NewServeMux()
+	a.route(mux, "/api/v1/sessions", map[string]handler{"POST": a.signIn, "GET": a.listSessions})
+	a.route(mux, "/api/v1/sessions/{id}", map[string]handler{"DELETE": a.revokeSession})
+	a.route(mux, "/api/v1/transports", map[string]handler{"GET": a.listTransports})
+	a.route(mux, "/api/v1/subscriptions", map[string]handler{"POST": a.subscribe, "GET": a.listSubscriptions})
+	a.route(mux, "/api/v1/subscriptions/{id}", map[string]handler{"GET": a.getSubscription, "DELETE": a.unsubscribe})
+	mux.HandleFunc("/", notFound)
+	return mux
+}
+
+func notFound(w http.ResponseWriter, r *http.Request) {
+	problem.Write(w, problem.New(http.StatusNotFound, "not_found", "there is nothing at "+r.URL.Path))
+}
+
+// route serves a path by method, and answers the other methods with a 405 that names these.
+func (a *API) route(mux *http.ServeMux, path string, methods map[string]handler) {
+	allow := strings.Join(slices.Sorted(maps.Keys(methods)), ", ")
+	mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+		h, ok := methods[r.Method]
+		if !ok {
+			w.Header().Set("Allow", allow)
+			problem.Write(w, problem.New(http.StatusMethodNotAllowed, "method_not_allowed", "this takes "+allow))
+			return
+		}
+		status, body, err := h(r)
+		if err != nil {
+			p := a.problemOf(r.Context(), err)
+			if p.Status == http.StatusUnauthorized {
+				w.Header().Set("WWW-Authenticate", `Bearer realm="posthorn"`)
+			}
+			problem.Write(w, p)
+			return
+		}
+		a.reply(w, r, status, body)
+	})
+}
+
+func (a *API) reply(w http.ResponseWriter, r *http.Request, status int, body any) {
+	w.Header().Set("Cache-Control", "no-store")
+	if body == nil {
+		w.WriteHeader(status)
+		return
+	}
+	raw, err := json.Marshal(body)
+	if err != nil {
+		problem.Write(w, a.problemOf(r.Context(), fmt.Errorf("encode answer: %w", err)))
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(raw, '\n'))
+}
+
+// problemOf is the one table of which error becomes which answer. What is not in it is ours: logged
+// here, and told without detail.
+func (a *API) problemOf(ctx context.Context, err error) *problem.Problem {
+	var p *problem.Problem
+	var invalid *tenant.InvalidError
+	var tooMany *account.TooManyError
+	switch {
+	case errors.As(err, &p):
+		return p
+	case errors.As(err, &invalid):
+		return problem.InField(invalid.Field, invalid.Problem)
+	case errors.As(err, &tooMany):
+		p := problem.New(http.StatusTooManyRequests, "too_many_attempts", "too many failed sign-ins: wait before the next")
+		p.RetryAfter = tooMany.RetryAfter
+		return p
+	case errors.Is(err, account.ErrBadLogin):
+		return problem.New(http.StatusUnauthorized, "bad_login", account.ErrBadLogin.Error())
+	case errors.Is(err, account.ErrNoSession):
+		return problem.New(http.StatusUnauthorized, "no_session", "sign in first: POST /api/v1/sessions")
+	case errors.Is(err, account.ErrMailServer):
+		p := problem.New(http.StatusServiceUnavailable, "mail_server_unavailable", "the mail server cannot be asked now: try again")
+		p.RetryAfter = 5 * time.Second
+		return p
+	case errors.Is(err, tenant.ErrNotFound), errors.Is(err, subscription.ErrNotFound):
+		return problem.New(http.StatusNotFound, "not_found", err.Error())
+	case errors.Is(err, tenant.ErrExists):
+		return problem.New(http.StatusConflict, "exists", err.Error())
+	case errors.Is(err, tenant.ErrInUse):
+		return problem.New(http.StatusConflict, "in_use", err.Error())
+	case errors.Is(err, subscription.ErrTooMany):
+		return problem.New(http.StatusConflict, "too_many_subscriptions", err.Error())
+	case ctx.Err() != nil: // the client went away, or the server is stopping
+		return problem.New(http.StatusServiceUnavailable, "interrupted", "the request was interrupted: send it again")
+	}
+	a.Log.ErrorContext(ctx, "request failed", slog.Any("err", err))
+	return problem.New(http.StatusInternalServerError, "internal", "this is our fault; the server's log says more")
+}
+
+// decode reads a JSON object. Members it does not know are ignored.
+func decode(r *http.Request, into any) error {
+	raw, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxBody))
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return problem.New(http.StatusRequestEntityTooLarge, "too_large", "a request has at most 64 KiB")
+	} else if err != nil {
+		return problem.New(http.StatusBadRequest, "unreadable_body", "the request's body ended early")
+	}
+	err = json.Unmarshal(raw, into)
+	var wrong *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &wrong) && wrong.Field != "":
+		return problem.InField(wrong.Field, "must not be a "+wrong.Value)
+	case err != nil:
+		return problem.New(http.StatusBadRequest, "not_json", "the body must be one JSON object")
+	}
+	return nil
+}
+
+// session authenticates a request by its bearer token (RFC 6750 section 2.1).
+func (a *API) session(r *http.Request) (account.Session, error) {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") || token == "" {
+		return account.Session{}, account.ErrNoSession
+	}
+	return a.Accounts.Authenticate(r.Context(), strings.TrimSpace(token))
+}
+
+// clientAddress is where a request comes from: the peer, or what trusted proxies say of it. Each proxy
+// appends the address it saw, so the last one that is not itself trusted is the client.
+func (a *API) clientAddress(r *http.Request) netip.Addr {
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	addr := peer.Addr().Unmap()
+	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	for _, hop := range slices.Backward(hops) {
+		if !a.trusted(addr) {
+			break
+		}
+		before, err := netip.ParseAddr(strings.TrimSpace(hop))
+		if err != nil {
+			break
+		}
+		addr = before.Unmap()
+	}
+	return addr
+}
+
+func (a *API) trusted(addr netip.Addr) bool {
+	return slices.ContainsFunc(a.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
+// stamp is a time as the API shows it; "" for none.
+func stamp(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format("2006-01-02T15:04:05.000Z")
+}

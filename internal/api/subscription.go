@@ -1,0 +1,226 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/posthorn-mail/posthorn/internal/account"
+	"github.com/posthorn-mail/posthorn/internal/problem"
+	"github.com/posthorn-mail/posthorn/internal/push"
+	"github.com/posthorn-mail/posthorn/internal/subscription"
+	"github.com/posthorn-mail/posthorn/internal/tenant"
+)
+
+// listenerWait is how long a subscription's answer waits for the mail server.
+const listenerWait = 2 * time.Second
+
+type subscribeRequest struct {
+	Client    string          `json:"client"`
+	Transport string          `json:"transport"`
+	Topics    []string        `json:"topics"`
+	Token     json.RawMessage `json:"token"`
+	Expires   json.RawMessage `json:"expires"`
+}
+
+type subscriptionView struct {
+	ID        string       `json:"id"`
+	Client    string       `json:"client"`
+	Transport string       `json:"transport"`
+	Topics    []string     `json:"topics"`
+	Created   string       `json:"created"`
+	Expires   string       `json:"expires,omitempty"`
+	Listener  listenerView `json:"listener"`
+}
+
+type listenerView struct {
+	State  string `json:"state"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// listTransports is GET /api/v1/transports: what a device can subscribe by, and the key that browsers
+// need for it (RFC 8292 section 4, "applicationServerKey"). No sign-in is needed.
+func (a *API) listTransports(*http.Request) (int, any, error) {
+	type view struct {
+		Transport      string `json:"transport"`
+		VAPIDPublicKey string `json:"vapid_public_key,omitempty"`
+	}
+	list := List[view]{Items: []view{}}
+	for _, name := range a.Push.Names() {
+		v := view{Transport: name}
+		if name == "webpush" {
+			v.VAPIDPublicKey = a.VAPIDPublicKey
+		}
+		list.Items = append(list.Items, v)
+	}
+	return http.StatusOK, list, nil
+}
+
+// subscribe is POST /api/v1/subscriptions: 201 with the subscription and how far its listener is; 422
+// naming the field at fault. The same user on the same device renews: the id stays.
+func (a *API) subscribe(r *http.Request) (int, any, error) {
+	sess, err := a.session(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	req, err := a.subscribeRequest(r, sess)
+	if err != nil {
+		return 0, nil, err
+	}
+	sub, err := a.Subscriptions.Subscribe(r.Context(), sess, req)
+	if err != nil {
+		return 0, nil, err
+	}
+	a.Listen.Changed() // of this user, and of those the device was taken from
+	view, err := a.view(r.Context(), sub, true)
+	return http.StatusCreated, view, err
+}
+
+func (a *API) subscribeRequest(r *http.Request, sess account.Session) (subscription.Request, error) {
+	var body subscribeRequest
+	if err := decode(r, &body); err != nil {
+		return subscription.Request{}, err
+	}
+	req := subscription.Request{Client: body.Client, Topics: body.Topics}
+	if req.Client == "" {
+		req.Client = sess.Client
+	}
+	if err := account.CheckClient(req.Client); err != nil {
+		return subscription.Request{}, err
+	}
+	if body.Token == nil {
+		return subscription.Request{}, problem.InField("token", "is missing")
+	}
+	var err error
+	req.Token, err = a.Push.ParseToken(body.Transport, req.Client, body.Token)
+	var wrong *push.TokenError
+	switch {
+	case errors.Is(err, push.ErrNoTransport):
+		return subscription.Request{}, problem.InField("transport",
+			"is not one that this server has for this client: GET /api/v1/transports lists them")
+	case errors.As(err, &wrong):
+		return subscription.Request{}, problem.InField(wrong.Field, wrong.Problem)
+	case err != nil:
+		return subscription.Request{}, err
+	}
+	req.Expires, err = parseExpires(body.Expires)
+	return req, err
+}
+
+// parseExpires reads an RFC 3339 time, or milliseconds since 1970 as the original system had; null, 0
+// and nothing mean never.
+func parseExpires(raw json.RawMessage) (time.Time, error) {
+	if raw == nil || string(raw) == "null" || string(raw) == "0" {
+		return time.Time{}, nil
+	}
+	if ms, err := strconv.ParseInt(string(raw), 10, 64); err == nil {
+		return time.UnixMilli(ms), nil
+	}
+	var s string
+	if json.Unmarshal(raw, &s) == nil {
+		if t, err := time.Parse(time.RFC3339, s); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, problem.InField("expires", "must be a time such as 2027-01-31T00:00:00Z, or milliseconds since 1970")
+}
+
+// view shows a subscription with its listener; wait has the listener looked at first.
+func (a *API) view(ctx context.Context, sub subscription.Subscription, wait bool) (subscriptionView, error) {
+	v := subscriptionView{
+		ID: sub.ID, Client: sub.Client, Transport: sub.Token.Transport, Topics: sub.Topics,
+		Created: stamp(sub.Created), Expires: stamp(sub.Expires),
+	}
+	var err error
+	v.Listener, err = a.listenerOf(ctx, sub.User, sub.Client, wait)
+	return v, err
+}
+
+func (a *API) listenerOf(ctx context.Context, u tenant.UserID, client string, wait bool) (listenerView, error) {
+	if !a.Subscriptions.Allowed(client) {
+		return listenerView{subscription.ClientNotAllowed, "the operator has not allowed pushes to this client (push.allowed_clients)"}, nil
+	}
+	var l subscription.Listener
+	var ok bool
+	var err error
+	if wait {
+		waiting, cancel := context.WithTimeout(ctx, listenerWait)
+		defer cancel()
+		l, ok, err = a.Listen.Await(waiting, u)
+	} else {
+		l, ok, err = a.Subscriptions.Listener(ctx, u)
+	}
+	switch {
+	case err != nil:
+		return listenerView{}, err
+	case !ok || !l.Wanted:
+		return listenerView{State: subscription.Pending}, nil
+	case l.State == subscription.Pending && l.Reason == "":
+		return listenerView{l.State, "the mail server has not answered yet; it is tried again"}, nil
+	}
+	return listenerView{l.State, l.Reason}, nil
+}
+
+// listSubscriptions is GET /api/v1/subscriptions: those of the user, on all his devices.
+func (a *API) listSubscriptions(r *http.Request) (int, any, error) {
+	sess, err := a.session(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	subs, err := a.Subscriptions.ByUser(r.Context(), sess.User)
+	if err != nil {
+		return 0, nil, err
+	}
+	list := List[subscriptionView]{Items: []subscriptionView{}}
+	for _, sub := range subs {
+		v, err := a.view(r.Context(), sub, false)
+		if err != nil {
+			return 0, nil, err
+		}
+		list.Items = append(list.Items, v)
+	}
+	return http.StatusOK, list, nil
+}
+
+// getSubscription is GET /api/v1/subscriptions/{id}.
+func (a *API) getSubscription(r *http.Request) (int, any, error) {
+	sess, err := a.session(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	subs, err := a.Subscriptions.ByUser(r.Context(), sess.User)
+	if err != nil {
+		return 0, nil, err
+	}
+	for _, sub := range subs {
+		if sub.ID == r.PathValue("id") {
+			v, err := a.view(r.Context(), sub, false)
+			return http.StatusOK, v, err
+		}
+	}
+	return 0, nil, subscription.ErrNotFound
+}
+
+// unsubscribe is DELETE /api/v1/subscriptions/{id}: 204, or 404 for one that is not the user's.
+func (a *API) unsubscribe(r *http.Request) (int, any, error) {
+	sess, err := a.session(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	if err := a.Subscriptions.Unsubscribe(r.Context(), sess.User, r.PathValue("id")); err != nil {
+		return 0, nil, err
+	}
+	a.Listen.Changed()
+	return http.StatusNoContent, nil, nil
+}
+
+// notYours makes a 404 of an id that names no session of the asker.
+func notYours(err error, detail string) error {
+	if errors.Is(err, account.ErrNoSession) {
+		return problem.New(http.StatusNotFound, "not_found", detail)
+	}
+	return err
+}

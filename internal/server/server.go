@@ -1,0 +1,274 @@
+// Package server is the composition root: it builds Posthorn from a configuration, runs it, and stops
+// it in an order that loses nothing.
+//
+// It holds no rule of the trade. Everything it starts it also waits for.
+//
+// Concurrency: New, then Run once; the addresses may be asked from any goroutine after New.
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/posthorn-mail/posthorn/internal/account"
+	"github.com/posthorn-mail/posthorn/internal/api"
+	"github.com/posthorn-mail/posthorn/internal/config"
+	"github.com/posthorn-mail/posthorn/internal/db"
+	"github.com/posthorn-mail/posthorn/internal/dispatch"
+	"github.com/posthorn-mail/posthorn/internal/listen"
+	"github.com/posthorn-mail/posthorn/internal/listen/dovecot"
+	"github.com/posthorn-mail/posthorn/internal/notify"
+	"github.com/posthorn-mail/posthorn/internal/problem"
+	"github.com/posthorn-mail/posthorn/internal/push"
+	"github.com/posthorn-mail/posthorn/internal/subscription"
+	"github.com/posthorn-mail/posthorn/internal/tenant"
+)
+
+// Options are what a program gives a Server beside the configuration. The zero value works.
+type Options struct {
+	// Log is where the server reports; nil discards.
+	Log *slog.Logger
+	// TraceQuery sees every database query, for tests of the queries themselves.
+	TraceQuery func(query string)
+}
+
+// Server is a Posthorn that is open, and runs once Run is called.
+type Server struct {
+	cfg        *config.Config
+	log        *slog.Logger
+	state      *state
+	db         *db.DB
+	transports *transports
+	push       *push.Service
+	listen     *listen.Service
+
+	public, internal, admin face
+}
+
+// face is one listener and who answers on it.
+type face struct {
+	listener net.Listener
+	server   *http.Server
+}
+
+// stopTimeout is how long requests under way may take once the server is told to stop.
+const stopTimeout = 5 * time.Second
+
+// New opens the state directory, the database and the listeners. Run or Close must follow.
+func New(ctx context.Context, cfg *config.Config, opts Options) (s *Server, err error) {
+	s = &Server{cfg: cfg, log: opts.Log}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
+			s = nil
+		}
+	}()
+	if problems := cfg.Check(); len(problems) > 0 {
+		return s, problems
+	}
+	if s.state, err = openState(cfg); err != nil {
+		return s, err
+	}
+	var problems config.Problems
+	if s.transports, problems = buildTransports(cfg, s.state.vapidKey, time.Now); len(problems) > 0 {
+		return s, problems
+	}
+	if s.db, err = db.Open(ctx, cfg.DatabaseURL().Reveal(), db.Options{Trace: opts.TraceQuery}); err != nil {
+		return s, err
+	}
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if err := s.build(reg); err != nil {
+		return s, err
+	}
+	var lc net.ListenConfig
+	if s.public.listener, err = lc.Listen(ctx, "tcp", cfg.Public.Listen); err != nil {
+		return s, config.Problems{cfg.Problem("public.listen", "cannot listen: %v", err)}
+	}
+	if s.internal.listener, err = lc.Listen(ctx, "tcp", cfg.Internal.Listen); err != nil {
+		return s, config.Problems{cfg.Problem("internal.listen", "cannot listen: %v", err)}
+	}
+	s.admin.listener, err = api.ListenAdmin(ctx, s.state.dir)
+	return s, err
+}
+
+// build wires the rooms of the house together, ground floor first.
+func (s *Server) build(reg *prometheus.Registry) error {
+	cfg, now := s.cfg, time.Now
+	tenants, err := tenant.New(s.db, s.state.keys, tenant.NotifyCredential{
+		Login:     cfg.Internal.Notify.Login,
+		Hash:      tenant.HashPassword(s.state.notifyPassword),
+		UserForm:  cfg.Internal.Notify.UserForm,
+		AllowFrom: cfg.Internal.Notify.AllowFrom,
+		Open:      s.state.notifyPassword == "",
+	}, now)
+	if err != nil {
+		return err
+	}
+	accounts := account.New(account.Config{
+		DB: s.db, Keys: s.state.keys, Tenants: tenants, Log: s.log, Now: now,
+		SessionLifetime: time.Duration(cfg.Sessions.Lifetime), MaxSessions: cfg.Sessions.MaxPerUser,
+		AttemptsPerLogin: cfg.SignIn.AttemptsPerLogin, AttemptsPerAddress: cfg.SignIn.AttemptsPerAddress,
+		Window: time.Duration(cfg.SignIn.Window),
+	})
+	subs := subscription.New(s.db, s.state.keys, func(client string) bool {
+		return slices.ContainsFunc(cfg.Push.AllowedClients, func(p string) bool { return config.MatchClient(p, client) })
+	}, now)
+	s.push, err = push.New(push.Config{
+		DB: s.db, Subscriptions: subs, Transports: s.transports.all, Log: s.log, Metrics: reg, Now: now,
+		NewMailTTL: time.Duration(cfg.Push.NewMailTTL), MaxInFlight: cfg.Push.MaxInFlight,
+	})
+	if err != nil {
+		return err
+	}
+	s.listen = listen.New(listen.Config{
+		Subscriptions: subs, Tenants: tenants, Dovecot: &dovecot.Source{Accounts: accounts, Tenants: tenants}, Log: s.log, Now: now,
+	})
+	notifier, err := notify.New(tenants, dispatch.New(s.db, subs, s.push, now), s.log, reg, now)
+	if err != nil {
+		return err
+	}
+	a := &api.API{
+		Tenants: tenants, Accounts: accounts, Subscriptions: subs, Push: s.push, Listen: s.listen, Log: s.log, Now: now,
+		TrustedProxies: cfg.Public.TrustedProxies, VAPIDPublicKey: s.transports.publicKey,
+	}
+	s.public.server = newHTTPServer(a.Public(), s.log)
+	s.internal.server = newHTTPServer(s.internalMux(notifier, reg), s.log)
+	s.admin.server = newHTTPServer(a.Admin(), s.log)
+	return nil
+}
+
+// newHTTPServer bounds what a slow or greedy client can hold.
+func newHTTPServer(h http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       15 * time.Second,
+		WriteTimeout:      60 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    32 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}
+
+func (s *Server) internalMux(notifier http.Handler, reg *prometheus.Registry) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle(notify.Path, notifier)
+	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{Registry: reg}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { writeStatus(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
+		defer cancel()
+		if err := s.db.Ping(ctx); err != nil {
+			s.log.WarnContext(ctx, "not ready", slog.Any("err", err))
+			problem.Write(w, problem.New(http.StatusServiceUnavailable, "database_unavailable", "the database does not answer"))
+			return
+		}
+		writeStatus(w, "ready")
+	})
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		problem.Write(w, problem.New(http.StatusNotFound, "not_found",
+			"there is nothing at "+r.URL.Path+": mail servers notify "+notify.Path))
+	})
+	return mux
+}
+
+func writeStatus(w http.ResponseWriter, status string) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(map[string]string{"status": status})
+}
+
+// PublicAddr is the address that devices reach.
+func (s *Server) PublicAddr() string { return s.public.listener.Addr().String() }
+
+// InternalAddr is the address that mail servers notify.
+func (s *Server) InternalAddr() string { return s.internal.listener.Addr().String() }
+
+// Files lists the secrets of the state directory by what they are: seal key, notify password, VAPID
+// key, as far as the configuration does not place them elsewhere.
+func (s *Server) Files() map[string]string {
+	files := map[string]string{"seal key": filepath.Join(s.state.dir, SealKeyFile)}
+	if !s.cfg.Internal.Notify.Password.IsSet() {
+		files["notify password"] = filepath.Join(s.state.dir, NotifyPasswordFile)
+	}
+	if s.cfg.Transports.WebPush.Enabled && !s.cfg.Transports.WebPush.VAPIDKey.IsSet() {
+		files["VAPID key"] = filepath.Join(s.state.dir, VAPIDKeyFile)
+	}
+	return files
+}
+
+// Run serves until ctx ends. Then it takes no new request, lets those under way finish, waits for
+// notifications in flight, and closes everything.
+func (s *Server) Run(ctx context.Context) error {
+	// Workers end after the faces, because a request under way may still hand them work.
+	working, stopWorking := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWorking()
+	workers, working := errgroup.WithContext(working)
+	workers.Go(func() error { return s.push.Run(working) })
+	workers.Go(func() error { return s.listen.Run(working) })
+
+	faces, serving := errgroup.WithContext(ctx)
+	for _, f := range []face{s.public, s.internal, s.admin} {
+		faces.Go(func() error {
+			if err := f.server.Serve(f.listener); !errors.Is(err, http.ErrServerClosed) {
+				return fmt.Errorf("serve %s: %w", f.listener.Addr(), err)
+			}
+			return nil
+		})
+		faces.Go(func() error {
+			select {
+			case <-serving.Done():
+			case <-working.Done(): // a worker failed: nothing to serve for
+			}
+			stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+			defer cancel()
+			if f.server.Shutdown(stopping) != nil {
+				return f.server.Close()
+			}
+			return nil
+		})
+	}
+	err := faces.Wait()
+	stopWorking()
+	return errors.Join(err, workers.Wait(), s.Close())
+}
+
+// Close closes what New opened. Run does it too.
+func (s *Server) Close() error {
+	var errs []error
+	for _, f := range []face{s.public, s.internal, s.admin} {
+		if f.listener != nil {
+			if err := f.listener.Close(); !errors.Is(err, net.ErrClosed) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	if s.transports != nil {
+		s.transports.close()
+	}
+	if s.db != nil {
+		errs = append(errs, s.db.Close())
+		s.db = nil
+	}
+	if s.state != nil {
+		errs = append(errs, s.state.close())
+		s.state = nil
+	}
+	return errors.Join(errs...)
+}
