@@ -33,6 +33,8 @@ type AdminClient struct {
 // NewAdminClient returns a client for the server that uses stateDir. It connects with the first call.
 func NewAdminClient(stateDir string) *AdminClient {
 	c := &AdminClient{socket: filepath.Join(stateDir, SocketName)}
+	// The mux redirects a path that is not clean; a DELETE must not come back as a GET of something else.
+	c.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	c.http.Transport = &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer

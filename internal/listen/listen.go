@@ -106,6 +106,7 @@ func (s *Service) Run(ctx context.Context) error {
 	free := make(chan struct{}, maxAtOnce)
 	started := map[tenant.UserID]bool{} // only this goroutine; entries end with their job
 	finished := make(chan tenant.UserID, maxAtOnce)
+	s.removeExpired(ctx)
 	housekeep := time.NewTicker(housekeepEvery)
 	defer housekeep.Stop()
 	timer := time.NewTimer(0)
@@ -115,9 +116,7 @@ func (s *Service) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-housekeep.C:
-			if err := s.Subscriptions.RemoveExpired(ctx); err != nil {
-				s.Log.ErrorContext(ctx, "cannot remove expired subscriptions", slog.Any("err", err))
-			}
+			s.removeExpired(ctx)
 		case u := <-finished:
 			delete(started, u)
 		case <-s.changed:
@@ -143,11 +142,19 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 }
 
+func (s *Service) removeExpired(ctx context.Context) {
+	if err := s.Subscriptions.RemoveExpired(ctx); err != nil && ctx.Err() == nil {
+		s.Log.ErrorContext(ctx, "cannot remove expired subscriptions", slog.Any("err", err))
+	}
+}
+
 // start begins the jobs that Await asked for and those that are due, and returns when to look again.
 func (s *Service) start(ctx context.Context, started map[tenant.UserID]bool, begin func(tenant.UserID, *job) bool) time.Duration {
 	due, err := s.Subscriptions.DueListeners(ctx, 4*maxAtOnce)
 	if err != nil {
-		s.Log.ErrorContext(ctx, "cannot read listeners", slog.Any("err", err))
+		if ctx.Err() == nil {
+			s.Log.ErrorContext(ctx, "cannot read listeners", slog.Any("err", err))
+		}
 		return firstRetry
 	}
 	s.mu.Lock()

@@ -35,7 +35,9 @@ func (s *Service) Wake(due []Due) { s.sched.add(due) }
 // flight any more.
 func (s *Service) Run(ctx context.Context) error {
 	left, err := s.dirtySlots(ctx)
-	if err != nil {
+	if err != nil && ctx.Err() != nil {
+		return nil //nolint:nilerr // told to stop before the first look
+	} else if err != nil {
 		return err
 	}
 	if len(left) > 0 {

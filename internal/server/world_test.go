@@ -30,12 +30,13 @@ import (
 
 // world is a Posthorn as an operator would set it up, with every provider a strict fake.
 type world struct {
-	tb       testing.TB
-	stateDir string
-	config   string // path of the configuration file
-	admin    *api.AdminClient
-	public   string // base URL
-	internal string
+	tb          testing.TB
+	stateDir    string
+	databaseURL string
+	config      string // path of the configuration file
+	admin       *api.AdminClient
+	public      string // base URL
+	internal    string
 
 	apns    *fake.APNs
 	fcm     *fake.FCM
@@ -50,7 +51,7 @@ const apnsTopic = "com.example.mail"
 // newWorld starts the fakes and writes the configuration. start starts the server.
 func newWorld(tb testing.TB, databaseURL, notifyForm string) *world {
 	tb.Helper()
-	w := &world{tb: tb, stateDir: filepath.Join(tb.TempDir(), "state")}
+	w := &world{tb: tb, stateDir: filepath.Join(tb.TempDir(), "state"), databaseURL: databaseURL}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(tb, err)
 	w.apns, err = fake.NewAPNs(fake.APNsConfig{

@@ -1,0 +1,278 @@
+package server_test
+
+import (
+	"context"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/posthorn-mail/posthorn/internal/api"
+	"github.com/posthorn-mail/posthorn/internal/db"
+	"github.com/posthorn-mail/posthorn/internal/testpeer"
+)
+
+// TestEveryQueryOnBothEngines lives an operator's and a user's day on each engine and then holds the
+// queries that ran against those that the source declares: a query that no engine has seen, or only
+// one, fails here by its name.
+func TestEveryQueryOnBothEngines(t *testing.T) {
+	declared := declaredQueries(t)
+	if len(declared) < 40 {
+		t.Fatalf("found only %d queries: the test looks in the wrong place", len(declared))
+	}
+	for _, engine := range []string{"sqlite", "postgres"} {
+		t.Run(engine, func(t *testing.T) {
+			t.Parallel()
+			url := sqliteURL(t)
+			if engine == "postgres" {
+				url = testpeer.PostgresURL(t)
+			}
+			var mu sync.Mutex
+			ran := map[string]bool{}
+			w := newWorld(t, url, "metadata")
+			w.trace = func(q string) {
+				mu.Lock()
+				ran[q] = true
+				mu.Unlock()
+			}
+			w.start()
+			day(t, w)
+			w.stop()
+			w.start() // what only a start asks
+			w.stop()
+			mu.Lock()
+			defer mu.Unlock()
+			for name, query := range declared {
+				if !ran[query] {
+					t.Errorf("%s never ran", name)
+				}
+			}
+		})
+	}
+}
+
+// day uses everything that the API and the admin socket offer, until nothing is left.
+func day(t *testing.T, w *world) {
+	const alice, bob, password = "alice@rig.test", "bob@rig.test", "secret" //nolint:gosec // of a disposable server
+	d := testpeer.StartDovecot(t, testpeer.DovecotConfig{
+		Users: map[string]string{alice: password, bob: password}, NotifyURL: w.notifyURL(),
+	})
+	w.provision(d, api.MailHost{}, alice)
+	admin := func(method, path string, in, out any) {
+		t.Helper()
+		must(t, w.admin.Do(t.Context(), method, path, nil, in, out))
+	}
+	admin("POST", "/admin/v1/contexts", api.Context{Name: "two"}, nil)
+	admin("POST", "/admin/v1/mailhosts", api.MailHost{Name: "other", IMAP: "mail.example.org", NotifyLogin: "other", Contexts: []int64{1}}, nil)
+	admin("POST", "/admin/v1/users", api.User{User: "7@2", Login: bob, MailHost: "dove"}, nil)
+	first := w.signIn(alice, password, "phone")
+	second := w.signIn(alice, password, "tablet")
+	bobs := w.signIn(bob, password, "phone") // the same phone, with the same secret
+	p, tablet, watch := w.webpushPhone(), w.apnsPhone(), w.fcmPhone()
+	sub := w.subscribe(first, p.transport, p.token, "registered")
+	w.subscribe(bobs, p.transport, p.token, "registered")
+	w.subscribe(second, tablet.transport, tablet.token, "registered")
+	soon := time.Now().Add(time.Second)
+	w.call("POST", "/api/v1/subscriptions", second, map[string]any{
+		"transport": "fcm", "topics": []string{"mail:new:Lists"}, "token": watch.token, "expires": soon.UnixMilli(),
+	}, 201)
+
+	for uid := 1; uid <= 2; uid++ {
+		if got := w.notify("1@1", uid); got != "queued" {
+			t.Fatalf("notify: %s", got)
+		}
+		w.receive(p)
+		w.receive(tablet)
+	}
+	w.notifyAs("other", "a password that is wrong", 401)
+	if got := w.notify("7@2", 1); got != "queued" {
+		t.Fatalf("notify: %s", got)
+	}
+	w.receive(p)
+	for _, list := range []string{"contexts", "mailhosts", "users", "push/users", "push/devices", "push/devices?user=1@1"} {
+		path, query, _ := strings.Cut(list, "?")
+		var got api.List[map[string]any]
+		must(t, w.admin.Do(t.Context(), "GET", "/admin/v1/"+path, queryOf(query), nil, &got))
+		if len(got.Items) == 0 {
+			t.Errorf("%s is empty", list)
+		}
+	}
+	var trace api.List[api.PushOutcome]
+	w.waitFor("both outcomes in the trace", func() bool {
+		admin("GET", "/admin/v1/push/trace/"+sub, nil, &trace)
+		return len(trace.Items) == 2
+	})
+	var tested api.List[api.PushTestResult]
+	admin("POST", "/admin/v1/push/test", api.PushTest{User: "1@1"}, &tested)
+	for _, r := range tested.Items {
+		if r.Outcome != "delivered" {
+			t.Errorf("test push: %+v", r)
+		}
+	}
+
+	// A provider's "gone" removes the tablet and nothing else.
+	w.apns.Unregister(tablet.target, time.Now().Add(time.Minute))
+	w.notify("1@1", 3)
+	w.waitFor("tablet gone", func() bool {
+		return len(w.call("GET", "/api/v1/subscriptions", first, nil, 200)["items"].([]any)) == 2
+	})
+	w.forgetUse()
+	w.call("GET", "/api/v1/sessions", first, nil, 200)
+	w.call("DELETE", "/api/v1/sessions/current", second, nil, 204)
+	w.call("GET", "/api/v1/sessions", second, nil, 401)
+	w.call("DELETE", "/api/v1/subscriptions/"+sub, first, nil, 204)
+
+	admin("DELETE", "/admin/v1/users/1@1", nil, nil)
+	admin("DELETE", "/admin/v1/users/7@2", nil, nil)
+	admin("DELETE", "/admin/v1/mailhosts/dove", nil, nil)
+	admin("DELETE", "/admin/v1/contexts/2", nil, nil)
+}
+
+// notifyAs tries a notify credential.
+func (w *world) notifyAs(login, password string, wantStatus int) {
+	w.tb.Helper()
+	req, err := http.NewRequestWithContext(w.tb.Context(), http.MethodPut, w.internal+"/preliminary/http-notify/v1/notify", strings.NewReader("{}"))
+	must(w.tb, err)
+	req.SetBasicAuth(login, password)
+	res, err := http.DefaultClient.Do(req)
+	must(w.tb, err)
+	must(w.tb, res.Body.Close())
+	if res.StatusCode != wantStatus {
+		w.tb.Errorf("notify as %s: status %d, want %d", login, res.StatusCode, wantStatus)
+	}
+}
+
+// forgetUse makes every session look unused for long, as if time had passed.
+func (w *world) forgetUse() {
+	w.tb.Helper()
+	d, err := db.Open(w.tb.Context(), w.databaseURL, db.Options{})
+	must(w.tb, err)
+	must(w.tb, d.Write(w.tb.Context(), func(ctx context.Context, tx *db.Tx) error {
+		_, err := tx.Exec(ctx, "UPDATE sessions SET last_used_ms = 1")
+		return err
+	}))
+	must(w.tb, d.Close())
+}
+
+func queryOf(s string) map[string][]string {
+	key, value, ok := strings.Cut(s, "=")
+	if !ok {
+		return nil
+	}
+	return map[string][]string{key: {value}}
+}
+
+// declaredQueries reads the constants named sql… of every package, folding their concatenations.
+func declaredQueries(t *testing.T) map[string]string {
+	t.Helper()
+	queries := map[string]string{}
+	err := filepath.WalkDir("..", func(dir string, e fs.DirEntry, err error) error {
+		if err != nil || !e.IsDir() {
+			return err
+		}
+		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+		if err != nil {
+			return err
+		}
+		consts := map[string]ast.Expr{}
+		for _, name := range files {
+			if strings.HasSuffix(name, "_test.go") {
+				continue
+			}
+			f, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+			if err != nil {
+				return err
+			}
+			for _, decl := range f.Decls {
+				g, ok := decl.(*ast.GenDecl)
+				if !ok || g.Tok != token.CONST {
+					continue
+				}
+				for _, spec := range g.Specs {
+					v := spec.(*ast.ValueSpec)
+					for i, id := range v.Names {
+						if i < len(v.Values) {
+							consts[id.Name] = v.Values[i]
+						}
+					}
+				}
+			}
+		}
+		for name, expr := range consts {
+			if !strings.HasPrefix(name, "sql") {
+				continue
+			}
+			query, err := fold(expr, consts)
+			if err != nil {
+				return fmt.Errorf("%s in %s: %w", name, dir, err)
+			}
+			queries[filepath.Base(dir)+"."+name] = query
+		}
+		return nil
+	})
+	must(t, err)
+	return queries
+}
+
+func fold(expr ast.Expr, consts map[string]ast.Expr) (string, error) {
+	switch e := expr.(type) {
+	case *ast.BasicLit:
+		return strconv.Unquote(e.Value)
+	case *ast.Ident:
+		if next, ok := consts[e.Name]; ok {
+			return fold(next, consts)
+		}
+	case *ast.BinaryExpr:
+		x, err := fold(e.X, consts)
+		if err != nil {
+			return "", err
+		}
+		y, err := fold(e.Y, consts)
+		return x + y, err
+	}
+	return "", fmt.Errorf("cannot fold %T", expr)
+}
+
+// TestQueriesAreConstants fails on SQL that is not declared as a sql… constant, which the test above
+// could not know of.
+func TestQueriesAreConstants(t *testing.T) {
+	calls := []string{"Exec", "Query", "QueryRow"}
+	err := filepath.WalkDir("..", func(name string, e fs.DirEntry, err error) error {
+		// db is where ? and $n, BEGIN and locks are at home; testpeer makes databases.
+		exempt := strings.Contains(name, "/db/") || strings.Contains(name, "/testpeer/")
+		if err != nil || e.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") || exempt {
+			return err
+		}
+		fset := token.NewFileSet()
+		f, err := parser.ParseFile(fset, name, nil, 0)
+		if err != nil {
+			return err
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok || len(call.Args) < 2 {
+				return true
+			}
+			sel, ok := call.Fun.(*ast.SelectorExpr)
+			if !ok || !slices.Contains(calls, sel.Sel.Name) {
+				return true
+			}
+			id, ok := call.Args[1].(*ast.Ident)
+			if !ok || !strings.HasPrefix(id.Name, "sql") && id.Name != "query" {
+				t.Errorf("%s: the query is not a constant named sql…", fset.Position(call.Pos()))
+			}
+			return true
+		})
+		return nil
+	})
+	must(t, err)
+}
