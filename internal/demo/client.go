@@ -147,7 +147,7 @@ func call(ctx context.Context, c *http.Client, method, target, bearer string, in
 	if err != nil {
 		return err
 	}
-	defer res.Body.Close() //nolint:errcheck // only read from
+	defer res.Body.Close()
 	if res.StatusCode/100 != 2 {
 		var problem struct {
 			Detail string `json:"detail"`

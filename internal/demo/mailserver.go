@@ -66,7 +66,7 @@ func newMailServer(ctx context.Context, u *mailUser, smtpAddr string, b *board, 
 		what, addr, flag string
 		to               *net.Listener
 	}{
-		{"SMTP", smtpAddr, "--smtp", &m.smtp},
+		{"SMTP", smtpAddr, "--smtp-addr", &m.smtp},
 		{"LMTP", anyPort, "", &m.lmtp},
 		{"IMAP", anyPort, "", &m.imap},
 	} {
@@ -180,10 +180,13 @@ func (m *mailServer) serveIMAP(ctx context.Context) error {
 	g.Go(func() error {
 		for {
 			client, err := m.imap.Accept()
-			if err != nil {
-				if ctx.Err() != nil {
-					return nil
+			switch {
+			case ctx.Err() != nil:
+				if err == nil {
+					_ = client.Close()
 				}
+				return nil
+			case err != nil:
 				return fmt.Errorf("accept an IMAP client: %w", err)
 			}
 			g.Go(func() error {

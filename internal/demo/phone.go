@@ -16,9 +16,6 @@ import (
 func watchPhone(ctx context.Context, service *fake.WebPush, b *board, log *slog.Logger) error {
 	for {
 		d, err := service.Next(ctx)
-		if ctx.Err() != nil || errors.Is(err, fake.ErrClosed) {
-			return nil
-		}
 		if err != nil {
 			return fmt.Errorf("wait for a push: %w", err)
 		}

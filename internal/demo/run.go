@@ -85,7 +85,7 @@ func (d *demo) open(ctx context.Context) error {
 		return err
 	}
 	if !d.cfg.Once {
-		if d.page, err = listen(ctx, "page", d.cfg.PageAddr, "--page"); err != nil {
+		if d.page, err = listen(ctx, "page", d.cfg.PageAddr, "--page-addr"); err != nil {
 			return err
 		}
 	}
