@@ -19,7 +19,8 @@ const notifyPath = "/preliminary/http-notify/v1/notify"
 // The METADATA entry is asked for in both user forms: without one Dovecot's driver sends nothing.
 const dovecot23 = `# Dovecot 2.3, for example in /etc/dovecot/conf.d/99-posthorn.conf
 mail_attribute_dict = file:%h/dovecot-attributes
-protocol imap {
+# Posthorn's address as Dovecot sees it: METADATA is nobody else's business.
+remote 127.0.0.1 {
   imap_metadata = yes
 }
 protocol lmtp {
@@ -42,7 +43,8 @@ mail_attribute {
     path = %{home}/dovecot-attributes
   }
 }
-protocol imap {
+# Posthorn's address as Dovecot sees it: METADATA is nobody else's business.
+remote 127.0.0.1 {
   imap_metadata = yes
 }
 protocol lmtp {

@@ -3,6 +3,7 @@ package account
 import (
 	"context"
 	"database/sql"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -46,7 +47,8 @@ const (
 	sqlAddSession  = `INSERT INTO sessions (id, token_hash, context_id, user_id, client, device_hash, address, created_ms,
 		last_used_ms, expires_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 	sqlPurgeSessions = `DELETE FROM sessions WHERE expires_ms <= ?`
-	sqlLimitSessions = `DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE context_id = ? AND user_id = ?
+	// The new session itself stays, whatever the clock says.
+	sqlLimitSessions = `DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE context_id = ? AND user_id = ? AND id <> ?
 		ORDER BY last_used_ms DESC, id LIMIT 1000 OFFSET ?)`
 	sqlSessionByToken = `SELECT ` + sessionColumns + ` FROM sessions WHERE token_hash = ? AND expires_ms > ?`
 	sqlSessions       = `SELECT ` + sessionColumns + ` FROM sessions WHERE context_id = ? AND user_id = ? AND expires_ms > ?
@@ -76,6 +78,9 @@ func (s *Service) SignIn(ctx context.Context, req SignIn) (Session, string, erro
 	u, err := s.verify(ctx, req)
 	if errors.Is(err, ErrBadLogin) {
 		return Session{}, "", errors.Join(err, waitUntil(ctx, s.Now, started.Add(failureFloor)))
+	}
+	if _, ok := errors.AsType[*tenant.InvalidError](err); ok {
+		return Session{}, "", err // it tells that the login exists, so it costs as much as a guess
 	}
 	s.byLogin.giveBack(login)
 	s.byAddress.giveBack(address)
@@ -130,7 +135,7 @@ func (s *Service) verify(ctx context.Context, req SignIn) (tenant.User, error) {
 		// Trying them in turn would show the password to a server it does not belong to.
 		return tenant.User{}, &tenant.InvalidError{Field: "mailhost", Problem: "this login exists on several mail hosts: say which"}
 	}
-	c, err := s.dial(ctx, users[0], req.Password)
+	c, err := s.dial(ctx, users[0], req.Password, req.Address)
 	if err != nil {
 		if !errors.Is(err, ErrBadLogin) {
 			s.Log.WarnContext(ctx, "sign-in could not ask the mail server",
@@ -138,6 +143,8 @@ func (s *Service) verify(ctx context.Context, req SignIn) (tenant.User, error) {
 		}
 		return tenant.User{}, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, logoutTimeout)
+	defer cancel()
 	_ = c.Logout(ctx)
 	return users[0], nil
 }
@@ -170,7 +177,7 @@ func (s *Service) open(ctx context.Context, u tenant.User, req SignIn) (Session,
 	_, id := newToken()
 	now := s.Now()
 	sess := Session{
-		ID: id[:16], User: u.ID, Client: req.Client, Address: req.Address.String(),
+		ID: id[:sessionIDLength], User: u.ID, Client: req.Client, Address: req.Address.String(),
 		Created: now, LastUsed: now, Expires: now.Add(s.SessionLifetime),
 	}
 	if req.Device != "" {
@@ -191,7 +198,7 @@ func (s *Service) open(ctx context.Context, u tenant.User, req SignIn) (Session,
 		if err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, sqlLimitSessions, u.ID.Context, u.ID.ID, s.MaxSessions)
+		_, err = tx.Exec(ctx, sqlLimitSessions, u.ID.Context, u.ID.ID, sess.ID, s.MaxSessions-1)
 		return err
 	})
 	if err != nil {
@@ -199,6 +206,9 @@ func (s *Service) open(ctx context.Context, u tenant.User, req SignIn) (Session,
 	}
 	return sess, token, nil
 }
+
+// sessionIDLength is the length of a session's id in hexadecimal digits.
+const sessionIDLength = 16
 
 // touchEvery is how stale last_used may be: a write for each request would buy nothing.
 const touchEvery = 5 * time.Minute
@@ -218,8 +228,11 @@ func (s *Service) Authenticate(ctx context.Context, token string) (Session, erro
 			_, err := tx.Exec(ctx, sqlTouchSession, db.Millis(now), sess.ID)
 			return err
 		})
+		if err != nil { // no reason to turn the user away
+			s.Log.WarnContext(ctx, "cannot note the use of a session", slog.Any("err", err))
+		}
 	}
-	return sess, err
+	return sess, nil
 }
 
 func scanSession(scan func(...any) error, v *Session) error {
@@ -247,9 +260,18 @@ func (s *Service) Sessions(ctx context.Context, id tenant.UserID) ([]Session, er
 	return all, rows.Err()
 }
 
+// isSessionID tells our ids from what else a URL may hold.
+func isSessionID(s string) bool {
+	_, err := hex.DecodeString(s)
+	return err == nil && len(s) == sessionIDLength
+}
+
 // Revoke ends a session of a user, or returns ErrNoSession. last reports whether it was the device's
 // last session of this user, in which case the caller ends what the device had subscribed to.
 func (s *Service) Revoke(ctx context.Context, id tenant.UserID, sessionID string) (ended Session, last bool, err error) {
+	if !isSessionID(sessionID) {
+		return Session{}, false, ErrNoSession
+	}
 	err = s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
 		err := scanSession(tx.QueryRow(ctx, sqlRevokeSession, sessionID, id.Context, id.ID).Scan, &ended)
 		if errors.Is(err, sql.ErrNoRows) {

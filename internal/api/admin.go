@@ -17,6 +17,7 @@ import (
 
 	"github.com/posthorn-mail/posthorn/internal/problem"
 	"github.com/posthorn-mail/posthorn/internal/push"
+	"github.com/posthorn-mail/posthorn/internal/subscription"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
 )
 
@@ -284,27 +285,31 @@ func (a *API) listPushUsers(r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	devices := map[tenant.UserID]int{}
-	for _, sub := range subs {
-		devices[sub.User]++
-	}
 	users, err := a.Tenants.Users(r.Context(), 0, "")
 	if err != nil {
 		return 0, nil, err
 	}
-	logins := map[tenant.UserID]string{}
-	for _, u := range users {
-		logins[u.ID] = u.Login
+	byUser := map[tenant.UserID]subscription.Listener{}
+	for _, l := range listeners {
+		byUser[l.User] = l
+	}
+	devices := map[tenant.UserID]int{}
+	for _, sub := range subs {
+		devices[sub.User]++
 	}
 	only := r.URL.Query().Get("user")
 	list := List[PushUser]{Items: []PushUser{}}
-	for _, l := range listeners {
-		if only != "" && only != l.User.String() {
+	for _, u := range users {
+		l, wanted := byUser[u.ID]
+		if !wanted && devices[u.ID] > 0 {
+			l = subscription.Listener{State: subscription.ClientNotAllowed, Reason: reasonNotAllowed}
+		}
+		if l.State == "" || only != "" && only != u.ID.String() {
 			continue
 		}
 		list.Items = append(list.Items, PushUser{
-			User: l.User.String(), Login: logins[l.User], Permanent: true, Source: sourceDovecot, State: l.State,
-			Reason: l.Reason, Devices: devices[l.User], Since: stamp(l.Since),
+			User: u.ID.String(), Login: u.Login, Permanent: true, Source: sourceDovecot, State: l.State,
+			Reason: l.Reason, Devices: devices[u.ID], Since: stamp(l.Since),
 		})
 	}
 	return http.StatusOK, list, nil

@@ -28,6 +28,7 @@ func (a *API) signIn(r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
+	a.Listen.Look(sess.User) // it may have waited for this password
 	return http.StatusCreated, map[string]string{
 		"id": sess.ID, "token": token, "user": sess.User.String(), "expires": stamp(sess.Expires),
 	}, nil

@@ -128,6 +128,8 @@ func parseExpires(raw json.RawMessage) (time.Time, error) {
 	return time.Time{}, problem.InField("expires", "must be a time such as 2027-01-31T00:00:00Z, or milliseconds since 1970")
 }
 
+const reasonNotAllowed = "the operator has not allowed pushes to this client (push.allowed_clients)"
+
 // view shows a subscription with its listener; wait has the listener looked at first.
 func (a *API) view(ctx context.Context, sub subscription.Subscription, wait bool) (subscriptionView, error) {
 	v := subscriptionView{
@@ -141,7 +143,7 @@ func (a *API) view(ctx context.Context, sub subscription.Subscription, wait bool
 
 func (a *API) listenerOf(ctx context.Context, u tenant.UserID, client string, wait bool) (listenerView, error) {
 	if !a.Subscriptions.Allowed(client) {
-		return listenerView{subscription.ClientNotAllowed, "the operator has not allowed pushes to this client (push.allowed_clients)"}, nil
+		return listenerView{subscription.ClientNotAllowed, reasonNotAllowed}, nil
 	}
 	var l subscription.Listener
 	var ok bool

@@ -16,6 +16,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -34,10 +36,12 @@ type DB struct {
 	trace    func(query string)
 	rebound  sync.Map // query with "?" -> query with "$n"
 
+	closing chan struct{} // closed by Close, the first time
+	close   func() error
+
 	// SQLite only: the queue of the writer goroutine, its end, and the connection pool it owns.
 	writes  chan *write
-	closing chan struct{}
-	closed  sync.WaitGroup
+	stopped chan struct{}
 	writer  *sql.DB
 }
 
@@ -50,7 +54,8 @@ type Options struct {
 // Open opens the database that url names, "postgres://…" or "sqlite:PATH", and brings its schema up
 // to date.
 func Open(ctx context.Context, url string, opts Options) (*DB, error) {
-	d := &DB{trace: opts.Trace}
+	d := &DB{trace: opts.Trace, closing: make(chan struct{})}
+	d.close = sync.OnceValue(d.closeOnce)
 	var err error
 	if path, ok := strings.CutPrefix(url, "sqlite:"); ok {
 		err = d.openSQLite(ctx, path)
@@ -77,6 +82,10 @@ func (d *DB) openSQLite(ctx context.Context, path string) error {
 	if err := f.Close(); err != nil {
 		return fmt.Errorf("open database: %w", err)
 	}
+	// An absolute path means nothing else in a URI, whatever its first characters are.
+	if path, err = filepath.Abs(path); err != nil {
+		return fmt.Errorf("open database: %w", err)
+	}
 	dsn := "file:" + strings.NewReplacer("%", "%25", "?", "%3f", "#", "%23").Replace(path) +
 		"?_txlock=immediate&_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
 		"&_pragma=foreign_keys(1)&_pragma=cache_size(-16384)"
@@ -93,8 +102,8 @@ func (d *DB) openSQLite(ctx context.Context, path string) error {
 	d.reads.SetMaxOpenConns(4)
 	d.reads.SetMaxIdleConns(4)
 	d.writes = make(chan *write, maxQueuedWrites)
-	d.closing = make(chan struct{})
-	d.closed.Go(d.commitLoop)
+	d.stopped = make(chan struct{})
+	go d.commitLoop() // Close waits for it through d.stopped
 	return nil
 }
 
@@ -114,15 +123,17 @@ func (d *DB) openPostgres(ctx context.Context, url string) error {
 	return nil
 }
 
-// Close waits for queued writes and closes every connection.
-func (d *DB) Close() error {
-	var werr error
-	if !d.postgres {
-		close(d.closing)
-		d.closed.Wait()
-		werr = d.writer.Close()
+// Close waits for the writes that were queued before it and closes every connection. It may be called
+// more than once.
+func (d *DB) Close() error { return d.close() }
+
+func (d *DB) closeOnce() error {
+	close(d.closing)
+	if d.postgres {
+		return d.reads.Close()
 	}
-	return errors.Join(werr, d.reads.Close())
+	<-d.stopped
+	return errors.Join(d.writer.Close(), d.reads.Close())
 }
 
 // Ping asks whether the database answers.
@@ -159,16 +170,15 @@ func (d *DB) prepared(query string) string {
 func rebind(query string) string {
 	var b strings.Builder
 	n, quoted := 0, false
-	for _, r := range query {
-		switch {
-		case r == '\'':
-			quoted = !quoted
-		case r == '?' && !quoted:
+	for i := range len(query) {
+		switch c := query[i]; {
+		case c == '?' && !quoted:
 			n++
-			fmt.Fprintf(&b, "$%d", n)
-			continue
+			b.WriteString("$" + strconv.Itoa(n))
+		default:
+			quoted = quoted != (c == '\'')
+			b.WriteByte(c)
 		}
-		b.WriteRune(r)
 	}
 	return b.String()
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 
 	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
 )
 
 // The schema of the whole product, numbered and forward only. A released file is never edited.
@@ -19,11 +20,16 @@ func (d *DB) migrate(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
-	dialect, handle := goose.DialectSQLite3, d.writer
+	dialect, handle, opts := goose.DialectSQLite3, d.writer, []goose.ProviderOption(nil)
 	if d.postgres {
-		dialect, handle = goose.DialectPostgres, d.reads
+		// Two servers may start at once: one waits for the other, asking each second for five minutes.
+		locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300))
+		if err != nil {
+			return fmt.Errorf("migrate: %w", err)
+		}
+		dialect, handle, opts = goose.DialectPostgres, d.reads, append(opts, goose.WithSessionLocker(locker))
 	}
-	p, err := goose.NewProvider(dialect, handle, files)
+	p, err := goose.NewProvider(dialect, handle, files, opts...)
 	if err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}

@@ -1,11 +1,13 @@
 package db
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -18,6 +20,8 @@ const (
 	maxGroup = 256
 	// maxPostgresTries is how often a transaction that lost against another is tried in all.
 	maxPostgresTries = 4
+	// commitTimeout bounds a COMMIT on PostgreSQL, which no caller's context does.
+	commitTimeout = 10 * time.Second
 )
 
 // Tx is a write in progress. It must not be used after the function it was given to has returned.
@@ -69,7 +73,8 @@ const (
 type write struct {
 	fn    func(context.Context, *Tx) error
 	state atomic.Int32
-	done  chan error
+	err   error      // what fn said; the writer's own until it answers
+	done  chan error // with room for the one answer
 }
 
 // Write runs fn in a transaction and returns nil once that is durable: committed and synced. When fn
@@ -80,17 +85,17 @@ type write struct {
 // deadlock on PostgreSQL), so it must set, not add to, what it captures.
 //
 // When ctx ends while the write still waits for its turn, it is not done. Once fn has begun, Write
-// waits for its end.
+// waits for its end on SQLite; on PostgreSQL the end of ctx ends fn, but not a COMMIT under way.
 func (d *DB) Write(ctx context.Context, fn func(context.Context, *Tx) error) error {
-	if d.postgres {
-		return d.writePostgres(ctx, fn)
-	}
-	w := &write{fn: fn, done: make(chan error, 1)}
 	select {
 	case <-d.closing:
 		return ErrClosed
 	default:
 	}
+	if d.postgres {
+		return d.writePostgres(ctx, fn)
+	}
+	w := &write{fn: fn, done: make(chan error, 1)}
 	select {
 	case d.writes <- w:
 	case <-d.closing:
@@ -101,6 +106,13 @@ func (d *DB) Write(ctx context.Context, fn func(context.Context, *Tx) error) err
 	select {
 	case err := <-w.done:
 		return err
+	case <-d.stopped:
+		select {
+		case err := <-w.done:
+			return err
+		default: // queued when the writer had looked for the last time
+			return ErrClosed
+		}
 	case <-ctx.Done():
 		if w.state.CompareAndSwap(queued, abandoned) {
 			return fmt.Errorf("wait for the database: %w", context.Cause(ctx))
@@ -111,107 +123,86 @@ func (d *DB) Write(ctx context.Context, fn func(context.Context, *Tx) error) err
 
 // commitLoop is the writer goroutine: it takes what waits, runs it in one transaction, answers all.
 func (d *DB) commitLoop() {
+	defer close(d.stopped)
 	// The writer outlives every caller's context; Close ends it through d.closing.
 	ctx := context.Background()
 	group := make([]*write, 0, maxGroup)
-	for {
-		group = group[:0]
-		select {
-		case w := <-d.writes:
-			group = append(group, w)
-		case <-d.closing:
-			d.refuseQueued()
-			return
-		}
-		for len(group) < maxGroup {
+	for w := d.next(); w != nil; w = d.next() {
+		group = append(group[:0], w)
+		for more := true; more && len(group) < maxGroup; {
 			select {
 			case w := <-d.writes:
 				group = append(group, w)
-				continue
 			default:
+				more = false
 			}
-			break
 		}
-		d.commitGroup(ctx, group)
+		err := d.commitGroup(ctx, group)
+		for _, w := range group {
+			// Without a commit nobody's fn has said anything that holds: it may have seen another's write.
+			if err != nil {
+				w.err = err
+			}
+			w.done <- w.err
+		}
+		clear(group) // what the writes captured is not to wait for the next ones
 	}
 }
 
-// refuseQueued answers the writes that raced with Close.
-func (d *DB) refuseQueued() {
-	for {
-		select {
-		case w := <-d.writes:
-			w.done <- ErrClosed
-		default:
-			return
-		}
+// next waits for a write. It returns nil after Close, once what was queued before is done.
+func (d *DB) next() *write {
+	select {
+	case w := <-d.writes:
+		return w
+	case <-d.closing:
+	}
+	select {
+	case w := <-d.writes:
+		return w
+	default:
+		return nil
 	}
 }
 
 // commitGroup runs each write behind a savepoint of its own, so that one caller's error takes back
-// only what that caller did, and commits once for all.
-func (d *DB) commitGroup(ctx context.Context, group []*write) {
+// only what that caller did, and commits once for all. After an error nobody's write is kept.
+func (d *DB) commitGroup(ctx context.Context, group []*write) error {
 	tx, err := d.writer.BeginTx(ctx, nil)
 	if err != nil {
-		answer(group, fmt.Errorf("begin: %w", err))
-		return
+		return fmt.Errorf("begin: %w", err)
 	}
-	kept := make([]*write, 0, len(group))
-	for i, w := range group {
+	defer func() { _ = tx.Rollback() }() // does nothing after a commit
+	wtx := &Tx{db: d, conn: tx}
+	for _, w := range group {
 		if !w.state.CompareAndSwap(queued, taken) {
 			continue
 		}
-		err := inSavepoint(ctx, tx, &Tx{db: d, conn: tx}, w.fn)
-		var broken *brokenError
-		switch {
-		case err == nil:
-			kept = append(kept, w)
-		case errors.As(err, &broken):
-			// The transaction itself is lost (disk full, I/O error): nobody's write can be kept.
-			_ = tx.Rollback()
-			answer(append(kept, group[i:]...), err)
-			return
-		default:
-			w.done <- err
+		if w.err, err = inSavepoint(ctx, wtx, w.fn); err != nil {
+			return err
 		}
 	}
 	if err := tx.Commit(); err != nil {
-		_ = tx.Rollback()
-		answer(kept, fmt.Errorf("commit: %w", err))
-		return
+		return fmt.Errorf("commit: %w", err)
 	}
-	answer(kept, nil)
+	return nil
 }
 
-// answer tells every caller that still listens. A write that was never taken is taken here.
-func answer(group []*write, err error) {
-	for _, w := range group {
-		if w.state.Load() != abandoned {
-			w.done <- err
+// inSavepoint returns the error of fn, of which nothing is kept then, and that of the transaction:
+// some faults (disk full, I/O error) end it as a whole.
+func inSavepoint(ctx context.Context, tx *Tx, fn func(context.Context, *Tx) error) (fnErr, txErr error) {
+	if _, err := tx.conn.ExecContext(ctx, "SAVEPOINT w"); err != nil {
+		return nil, fmt.Errorf("savepoint: %w", err)
+	}
+	fnErr = fn(ctx, tx)
+	if fnErr != nil {
+		if _, err := tx.conn.ExecContext(ctx, "ROLLBACK TO w"); err != nil {
+			return fnErr, errors.Join(fnErr, fmt.Errorf("roll back: %w", err))
 		}
 	}
-}
-
-// brokenError is a failure of the transaction, not of one write in it.
-type brokenError struct{ err error }
-
-func (e *brokenError) Error() string { return e.err.Error() }
-func (e *brokenError) Unwrap() error { return e.err }
-
-func inSavepoint(ctx context.Context, tx *sql.Tx, wtx *Tx, fn func(context.Context, *Tx) error) error {
-	if _, err := tx.ExecContext(ctx, "SAVEPOINT w"); err != nil {
-		return &brokenError{fmt.Errorf("savepoint: %w", err)}
+	if _, err := tx.conn.ExecContext(ctx, "RELEASE w"); err != nil {
+		return fnErr, errors.Join(fnErr, fmt.Errorf("release: %w", err))
 	}
-	err := fn(ctx, wtx)
-	if err != nil {
-		if _, rerr := tx.ExecContext(ctx, "ROLLBACK TO w"); rerr != nil {
-			return &brokenError{errors.Join(err, fmt.Errorf("roll back: %w", rerr))}
-		}
-	}
-	if _, rerr := tx.ExecContext(ctx, "RELEASE w"); rerr != nil {
-		return &brokenError{errors.Join(err, fmt.Errorf("release: %w", rerr))}
-	}
-	return err
+	return fnErr, nil
 }
 
 func (d *DB) writePostgres(ctx context.Context, fn func(context.Context, *Tx) error) error {
@@ -228,14 +219,25 @@ func (d *DB) writePostgres(ctx context.Context, fn func(context.Context, *Tx) er
 }
 
 func (d *DB) tryPostgres(ctx context.Context, fn func(context.Context, *Tx) error) error {
-	tx, err := d.reads.BeginTx(ctx, nil)
+	// The transaction ends with ctx until it comes to the COMMIT: nobody could say whether one that was
+	// interrupted is done.
+	own, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	detach := context.AfterFunc(ctx, end)
+	defer detach()
+	tx, err := d.reads.BeginTx(own, nil)
 	if err != nil {
-		return fmt.Errorf("begin: %w", err)
+		return fmt.Errorf("begin: %w", cmp.Or(context.Cause(ctx), err))
 	}
+	defer func() { _ = tx.Rollback() }() // does nothing after a commit
 	if err := fn(ctx, &Tx{db: d, conn: tx}); err != nil {
-		_ = tx.Rollback()
 		return err
 	}
+	if !detach() {
+		return fmt.Errorf("commit: %w", context.Cause(ctx))
+	}
+	limit := time.AfterFunc(commitTimeout, end)
+	defer limit.Stop()
 	if err := tx.Commit(); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}

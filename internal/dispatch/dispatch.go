@@ -9,8 +9,6 @@ package dispatch
 
 import (
 	"context"
-	"database/sql"
-	"errors"
 	"fmt"
 	"time"
 
@@ -50,7 +48,9 @@ func New(d *db.DB, subs *subscription.Store, p *push.Service, now func() time.Ti
 }
 
 const (
-	sqlMailbox    = `SELECT high_uid, seen FROM mailboxes WHERE context_id = ? AND user_id = ? AND folder = ? AND uidvalidity = ?`
+	// sqlMailboxes finds what is known of a folder under a UIDVALIDITY and any later one: a handful of rows.
+	sqlMailboxes = `SELECT uidvalidity, high_uid, seen FROM mailboxes
+		WHERE context_id = ? AND user_id = ? AND folder = ? AND uidvalidity >= ? ORDER BY uidvalidity`
 	sqlSetMailbox = `INSERT INTO mailboxes (context_id, user_id, folder, uidvalidity, high_uid, seen, updated_ms) VALUES (?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (context_id, user_id, folder, uidvalidity) DO UPDATE SET high_uid = excluded.high_uid, seen = excluded.seen,
 		updated_ms = excluded.updated_ms`
@@ -108,10 +108,12 @@ func (d *Dispatcher) Dispatch(ctx context.Context, ev event.Event) (Result, erro
 		result = Queued
 		return err
 	})
+	// Also after an error: when the database went away under a COMMIT, nobody knows what is in it. A slot
+	// that is not dirty costs a look.
+	d.push.Wake(due)
 	if err != nil {
 		return "", err
 	}
-	d.push.Wake(due)
 	return result, nil
 }
 
@@ -122,24 +124,41 @@ func unwanted(ev event.Event) Result {
 	return OtherFolder
 }
 
-// markSeen remembers a message of a folder. older says that one with a higher uid was seen before.
+// markSeen remembers a message of a folder. older says that a newer one was seen before: one with a
+// higher uid, or one of the folder that took this one's place (its UIDVALIDITY is higher, RFC 9051
+// section 2.3.1.1).
 func (d *Dispatcher) markSeen(ctx context.Context, tx *db.Tx, ev event.Event) (fresh, older bool, err error) {
-	var high, seen int64
-	err = tx.QueryRow(ctx, sqlMailbox, ev.Context, ev.User, ev.Folder, ev.UIDValidity).Scan(&high, &seen)
-	unknown := errors.Is(err, sql.ErrNoRows)
-	if err != nil && !unknown {
+	w, known, replaced, err := readWindow(ctx, tx, ev)
+	if err != nil || !w.add(ev.UID) {
 		return false, false, err
-	}
-	w := window{high: uint32(high), seen: uint64(seen)} //nolint:gosec // written from these types below
-	if !w.add(ev.UID) {
-		return false, false, nil
 	}
 	_, err = tx.Exec(ctx, sqlSetMailbox, ev.Context, ev.User, ev.Folder, ev.UIDValidity, w.high, int64(w.seen), //nolint:gosec // 64 bits are 64 bits
 		db.Millis(d.now()))
-	if err == nil && unknown {
+	if err == nil && !known {
 		_, err = tx.Exec(ctx, sqlForgetMailboxes, ev.Context, ev.User, ev.Folder, ev.Context, ev.User, ev.Folder)
 	}
-	return true, ev.UID < w.high, err
+	return true, replaced || ev.UID < w.high, err
+}
+
+// readWindow finds the window of an event's folder and whether that folder has been replaced since.
+func readWindow(ctx context.Context, tx *db.Tx, ev event.Event) (w window, known, replaced bool, err error) {
+	rows, err := tx.Query(ctx, sqlMailboxes, ev.Context, ev.User, ev.Folder, ev.UIDValidity)
+	if err != nil {
+		return window{}, false, false, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var validity, high, seen int64
+		if err := rows.Scan(&validity, &high, &seen); err != nil {
+			return window{}, false, false, err
+		}
+		if validity == int64(ev.UIDValidity) {
+			w, known = window{high: uint32(high), seen: uint64(seen)}, true //nolint:gosec // written from these types by markSeen
+		} else {
+			replaced = ev.UIDValidity != 0 // who knows no UIDVALIDITY cannot be told to be late
+		}
+	}
+	return w, known, replaced, rows.Err()
 }
 
 // windowSize is how far below the highest uid a late one is still told from a repeated one.

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/posthorn-mail/posthorn/internal/account"
 	"github.com/posthorn-mail/posthorn/internal/listen/dovecot"
 	"github.com/posthorn-mail/posthorn/internal/subscription"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
@@ -52,14 +53,21 @@ type Service struct {
 	Config
 	changed chan struct{}
 
-	mu   sync.Mutex // guards work
-	work map[tenant.UserID]*job
+	mu      sync.Mutex // guards all below
+	work    map[tenant.UserID]*job
+	queue   []*job // those of work that have not begun, in the order they shall
+	running int
+	// restUntil keeps everything back after the store failed: to ask mail servers what cannot be
+	// written down would be to ask them again at once.
+	restUntil time.Time
 }
 
 // job is the work on one user.
 type job struct {
-	done chan struct{} // closed when finished
-	// again: something changed while it was running.
+	user    tenant.UserID
+	done    chan struct{} // closed when finished
+	running bool
+	// again: it was asked for while it was running.
 	again bool
 }
 
@@ -68,7 +76,7 @@ func New(c Config) *Service {
 	return &Service{Config: c, changed: make(chan struct{}, 1), work: map[tenant.UserID]*job{}}
 }
 
-// Changed tells that a user's wanted listener may have changed.
+// Changed tells that users' wanted listeners may have changed.
 func (s *Service) Changed() {
 	select {
 	case s.changed <- struct{}{}:
@@ -76,21 +84,22 @@ func (s *Service) Changed() {
 	}
 }
 
+// Look has a user's listener looked at soon, due or not: after a sign-in, which may have brought the
+// password that it waits for.
+func (s *Service) Look(u tenant.UserID) {
+	s.mu.Lock()
+	s.ask(u)
+	s.mu.Unlock()
+	s.Changed()
+}
+
 // Await waits until the user's listener has been looked at since the call, or ctx ends, and returns
 // what is known then. A user without a listener has none that is wanted.
 func (s *Service) Await(ctx context.Context, u tenant.UserID) (subscription.Listener, bool, error) {
 	s.mu.Lock()
-	j, running := s.work[u]
-	if running {
-		j.again = true
-	} else {
-		j = &job{done: make(chan struct{})}
-		s.work[u] = j
-	}
+	j := s.ask(u)
 	s.mu.Unlock()
-	if !running {
-		s.Changed()
-	}
+	s.Changed()
 	select {
 	case <-j.done:
 	case <-ctx.Done():
@@ -99,15 +108,25 @@ func (s *Service) Await(ctx context.Context, u tenant.UserID) (subscription.List
 	return s.Subscriptions.Listener(context.WithoutCancel(ctx), u)
 }
 
-// Run reconciles until ctx ends, then waits for what is under way.
+// ask returns a job that looks at the user from now on. The caller holds mu.
+func (s *Service) ask(u tenant.UserID) *job {
+	j := s.work[u]
+	switch {
+	case j == nil:
+		j = &job{user: u, done: make(chan struct{})}
+		s.work[u] = j
+		s.queue = append(s.queue, j)
+	case j.running:
+		j.again = true
+	}
+	return j
+}
+
+// Run reconciles until ctx ends, then waits for what is under way. It is called once.
 func (s *Service) Run(ctx context.Context) error {
 	var workers sync.WaitGroup
 	defer workers.Wait()
-	free := make(chan struct{}, maxAtOnce)
-	started := map[tenant.UserID]bool{} // only this goroutine; entries end with their job
-	finished := make(chan tenant.UserID, maxAtOnce)
-	s.removeExpired(ctx)
-	housekeep := time.NewTicker(housekeepEvery)
+	housekeep := time.NewTimer(0)
 	defer housekeep.Stop()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -116,147 +135,155 @@ func (s *Service) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-housekeep.C:
-			s.removeExpired(ctx)
-		case u := <-finished:
-			delete(started, u)
+			housekeep.Reset(housekeepEvery)
+			if err := s.Subscriptions.RemoveExpired(ctx); err != nil && ctx.Err() == nil {
+				s.Log.ErrorContext(ctx, "cannot remove expired subscriptions", slog.Any("err", err))
+			}
 		case <-s.changed:
 		case <-timer.C:
 		}
-		next := s.start(ctx, started, func(u tenant.UserID, j *job) bool {
-			select {
-			case free <- struct{}{}:
-			default:
-				return false
-			}
-			workers.Go(func() {
-				s.run(ctx, u, j)
-				<-free
-				select {
-				case finished <- u:
-				case <-ctx.Done():
-				}
-			})
-			return true
-		})
+		begin, next := s.take(ctx)
+		for _, j := range begin {
+			workers.Go(func() { s.run(ctx, j) })
+		}
 		timer.Reset(next)
 	}
 }
 
-func (s *Service) removeExpired(ctx context.Context) {
-	if err := s.Subscriptions.RemoveExpired(ctx); err != nil && ctx.Err() == nil {
-		s.Log.ErrorContext(ctx, "cannot remove expired subscriptions", slog.Any("err", err))
-	}
-}
-
-// start begins the jobs that Await asked for and those that are due, and returns when to look again.
-func (s *Service) start(ctx context.Context, started map[tenant.UserID]bool, begin func(tenant.UserID, *job) bool) time.Duration {
-	due, err := s.Subscriptions.DueListeners(ctx, 4*maxAtOnce)
+// take returns the jobs to begin now and how long to wait for more, if nothing changes before.
+func (s *Service) take(ctx context.Context) (begin []*job, next time.Duration) {
+	// Those that are running are still due: as many more are enough to fill up.
+	due, later, err := s.Subscriptions.DueListeners(ctx, 2*maxAtOnce)
 	if err != nil {
 		if ctx.Err() == nil {
 			s.Log.ErrorContext(ctx, "cannot read listeners", slog.Any("err", err))
 		}
-		return firstRetry
+		return nil, firstRetry
 	}
+	now := s.Now()
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	if rest := s.restUntil.Sub(now); rest > 0 {
+		return nil, rest
+	}
 	for _, l := range due {
-		if s.work[l.User] == nil {
-			s.work[l.User] = &job{done: make(chan struct{})}
+		// Only into free places: somebody waits for those that were asked for.
+		if s.work[l.User] == nil && s.running+len(s.queue) < maxAtOnce {
+			s.ask(l.User)
 		}
 	}
-	asked := make(map[tenant.UserID]*job, len(s.work))
-	for u, j := range s.work {
-		asked[u] = j
+	for len(s.queue) > 0 && s.running < maxAtOnce {
+		j := s.queue[0]
+		s.queue[0], s.queue = nil, s.queue[1:]
+		j.running = true
+		s.running++
+		begin = append(begin, j)
 	}
-	s.mu.Unlock()
-	for u, j := range asked {
-		if started[u] {
-			continue
-		}
-		if !begin(u, j) {
-			return time.Minute // all busy: the next that finishes wakes us
-		}
-		started[u] = true
+	next = time.Minute // a job that ends makes room and wakes us
+	if !later.IsZero() {
+		next = min(next, later.Sub(now))
 	}
-	next, err := s.Subscriptions.NextDue(ctx)
-	if err != nil || next.IsZero() {
-		return time.Minute
-	}
-	// A job under way keeps its listener due until it ends; its end wakes us, so do not spin till then.
-	return min(time.Minute, max(100*time.Millisecond, next.Sub(s.Now())))
+	return begin, next
 }
 
 // run works on one user until nothing has changed meanwhile.
-func (s *Service) run(ctx context.Context, u tenant.UserID, j *job) {
+func (s *Service) run(ctx context.Context, j *job) {
+	defer s.Changed()
 	for {
-		s.reconcile(ctx, u)
-		s.mu.Lock()
-		if !j.again || ctx.Err() != nil {
-			delete(s.work, u)
-			close(j.done)
-			s.mu.Unlock()
-			return
+		err := s.reconcile(ctx, j.user)
+		if err != nil && ctx.Err() == nil {
+			s.Log.ErrorContext(ctx, "cannot reconcile listener", slog.String("account", j.user.String()), slog.Any("err", err))
 		}
-		j.again = false
+		s.mu.Lock()
+		if j.again && err == nil && ctx.Err() == nil {
+			j.again = false
+			s.mu.Unlock()
+			continue
+		}
+		if err != nil {
+			s.restUntil = s.Now().Add(firstRetry)
+		}
+		s.running--
+		delete(s.work, j.user)
+		close(j.done)
 		s.mu.Unlock()
+		return
 	}
 }
 
-func (s *Service) reconcile(ctx context.Context, u tenant.UserID) {
-	ctx, cancel := context.WithTimeout(ctx, workTimeout)
-	defer cancel()
-	log := s.Log.With(slog.String("account", u.String()))
+// reconcile looks at one user's listener and records what it found. Errors are those of the store.
+func (s *Service) reconcile(ctx context.Context, u tenant.UserID) error {
 	l, ok, err := s.Subscriptions.Listener(ctx, u)
-	if err == nil && !ok {
-		return
+	if err != nil || !ok {
+		return err
 	}
-	var user tenant.User
-	if err == nil {
-		user, err = s.Tenants.User(ctx, u)
+	user, err := s.Tenants.User(ctx, u)
+	if errors.Is(err, tenant.ErrNotFound) {
+		return nil // removed this moment, and his listener with him
+	} else if err != nil {
+		return err
 	}
-	if err == nil && l.Wanted {
-		err = s.register(ctx, log, l, user)
-	} else if err == nil {
-		err = s.unregister(ctx, log, l, user)
+	log := s.Log.With(slog.String("account", u.String()))
+	if l.Wanted {
+		return s.register(ctx, log, l, user)
 	}
-	if err != nil && !errors.Is(err, tenant.ErrNotFound) && ctx.Err() == nil {
-		log.ErrorContext(ctx, "cannot reconcile listener", slog.Any("err", err))
-	}
+	return s.unregister(ctx, log, l, user)
 }
 
 func (s *Service) register(ctx context.Context, log *slog.Logger, l subscription.Listener, user tenant.User) error {
-	st := s.Dovecot.Register(ctx, user)
-	if st.State != l.State {
-		log.InfoContext(ctx, "listener changed", slog.String("from", l.State), slog.String("to", st.State), slog.Any("err", st.Err))
+	working, cancel := context.WithTimeout(ctx, workTimeout)
+	defer cancel()
+	st := s.Dovecot.Register(working, user)
+	if ctx.Err() != nil {
+		return nil //nolint:nilerr // we are stopping: that is no news of the mail server
+	}
+	if st.State != l.State || st.Reason != l.Reason {
+		log.InfoContext(ctx, "listener changed", slog.String("from", l.State), slog.String("to", st.State),
+			slog.String("reason", st.Reason), slog.Any("err", st.Err))
 	}
 	l.State, l.Reason = st.State, st.Reason
 	if st.State == subscription.Pending {
 		l.Attempt++
-		l.NotBefore = s.Now().Add(retryIn(l.Attempt))
+		l.NotBefore = s.Now().Add(retryIn(st.Err, l.Attempt))
 	} else {
 		l.Attempt = 0
-		l.NotBefore = s.Now().Add(auditEvery/2 + rand.N(auditEvery)) //nolint:gosec // jitter, not a secret
+		l.NotBefore = s.Now().Add(audit())
 	}
-	// The mail server has been asked; the row must say so even when the time for asking is over.
-	return s.Subscriptions.SetListener(context.WithoutCancel(ctx), l)
+	return s.Subscriptions.SetListener(ctx, l)
 }
 
 func (s *Service) unregister(ctx context.Context, log *slog.Logger, l subscription.Listener, user tenant.User) error {
-	err := s.Dovecot.Unregister(ctx, user)
+	working, cancel := context.WithTimeout(ctx, workTimeout)
+	defer cancel()
+	err := s.Dovecot.Unregister(working, user)
+	if ctx.Err() != nil {
+		return nil //nolint:nilerr // as above
+	}
 	switch {
 	case err == nil:
 		log.InfoContext(ctx, "listener removed")
-		return s.Subscriptions.RemoveListener(context.WithoutCancel(ctx), user.ID)
+		return s.Subscriptions.RemoveListener(ctx, user.ID)
 	case l.Attempt >= maxUnregisterTries:
 		log.WarnContext(ctx, "registration left at the mail server: it could not be removed", slog.Any("err", err))
-		return s.Subscriptions.RemoveListener(context.WithoutCancel(ctx), user.ID)
+		return s.Subscriptions.RemoveListener(ctx, user.ID)
 	}
 	l.Attempt++
-	l.NotBefore = s.Now().Add(retryIn(l.Attempt))
-	return s.Subscriptions.SetListener(context.WithoutCancel(ctx), l)
+	l.NotBefore = s.Now().Add(retryIn(err, l.Attempt))
+	return s.Subscriptions.SetListener(ctx, l)
 }
 
-// retryIn is a back-off with jitter: from half to the whole of a bound that doubles.
-func retryIn(attempt int) time.Duration {
+// audit is when to look at a settled listener again: with jitter, so that those of one start part.
+func audit() time.Duration {
+	return auditEvery/2 + rand.N(auditEvery) //nolint:gosec // jitter, not a secret
+}
+
+// retryIn is when to try again after an error: from half to the whole of a bound that doubles. What
+// only a sign-in can mend waits for one (Look) and is not worth a failed login each few minutes:
+// mail servers lock accounts and addresses for those.
+func retryIn(err error, attempt int) time.Duration {
+	if errors.Is(err, account.ErrBadLogin) || errors.Is(err, account.ErrNoCredential) {
+		return audit()
+	}
 	bound := min(maxRetry, firstRetry<<min(attempt-1, 10))
 	return bound/2 + rand.N(bound/2) //nolint:gosec // jitter, not a secret
 }

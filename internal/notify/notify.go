@@ -34,7 +34,8 @@ const Path = "/preliminary/http-notify/v1/notify"
 const (
 	// maxBody bounds a notification in bytes. Dovecot does not cut header fields, so there is room for long ones.
 	maxBody = 1 << 20
-	// storeTimeout is how long a notification waits for the database. Dovecot gives up after 2 s.
+	// storeTimeout is how long a notification waits for the database, not counting the time its sender
+	// takes to send it. Dovecot gives up after 2 s.
 	storeTimeout = 1500 * time.Millisecond
 	// retryAfter is told to whom the database could not serve.
 	retryAfter = time.Second
@@ -86,8 +87,8 @@ const resultIgnored = "ignored"
 // ServeHTTP answers one notification.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := h.now()
-	a, err := h.serve(w, r)
 	defer func() { h.seconds.Observe(h.now().Sub(start).Seconds()) }()
+	a, err := h.serve(w, r)
 	var p *problem.Problem
 	switch {
 	case err == nil:
@@ -111,9 +112,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) (answer, error) 
 		w.Header().Set("Allow", http.MethodPut)
 		return answer{}, problem.New(http.StatusMethodNotAllowed, "method_not_allowed", "notifications are sent with PUT")
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), storeTimeout)
-	defer cancel()
-	speaker, err := h.authenticate(ctx, w, r)
+	speaker, err := h.authenticate(w, r)
 	if err != nil {
 		return answer{}, err
 	}
@@ -131,11 +130,14 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) (answer, error) 
 	if ignored != "" {
 		return answer{Success: true, Result: resultIgnored, Reason: ignored}, nil
 	}
-	return h.accept(ctx, speaker, n)
+	// A sender that does not stay for the answer has still told us: it will not say it again.
+	return h.accept(context.WithoutCancel(r.Context()), speaker, n)
 }
 
 // authenticate finds the mail host that the request's credential belongs to (RFC 7617).
-func (h *Handler) authenticate(ctx context.Context, w http.ResponseWriter, r *http.Request) (tenant.Speaker, error) {
+func (h *Handler) authenticate(w http.ResponseWriter, r *http.Request) (tenant.Speaker, error) {
+	ctx, cancel := context.WithTimeout(r.Context(), storeTimeout)
+	defer cancel()
 	login, password, _ := r.BasicAuth()
 	speaker, err := h.tenants.Speaker(ctx, login, password)
 	if errors.Is(err, tenant.ErrBadCredential) {
@@ -161,12 +163,14 @@ func fromOneOf(remote string, networks []netip.Prefix) bool {
 	if err != nil {
 		return false
 	}
-	addr := ap.Addr().Unmap()
+	addr := ap.Addr().Unmap().WithZone("") // no network has a zone
 	return slices.ContainsFunc(networks, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
 // accept finds the user and hands the event on.
 func (h *Handler) accept(ctx context.Context, speaker tenant.Speaker, n notification) (answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
 	id, reason, err := h.tenants.Resolve(ctx, speaker, n.user)
 	if err != nil {
 		return answer{}, err

@@ -8,12 +8,14 @@ import (
 	"mime"
 	"net/http"
 	"net/mail"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/emersion/go-message/charset"
+	"github.com/rivo/uniseg"
 
 	"github.com/posthorn-mail/posthorn/internal/event"
 	"github.com/posthorn-mail/posthorn/internal/problem"
@@ -36,6 +38,9 @@ const (
 	maxAddress = 320
 	maxSubject = 1024
 	maxFolder  = 1024
+	// maxRaw is as much of a header field as is decoded. It is far more than the above can need, and
+	// bounds what a stranger's mail costs: a megabyte of encoded words takes more than a second.
+	maxRaw = 16 << 10
 )
 
 // Why a well-formed notification is ignored. They are words of the answer and of its metric.
@@ -70,17 +75,17 @@ func parse(body []byte, contentType string) (n notification, ignored string, p *
 	name, _ := text(fields["event"])
 	isNew, known := events[strings.ToLower(name)]
 	switch {
-	case fields["calendar"] != nil || fields["itip"] != nil || fields["ical"] != nil:
+	case hasCalendar(fields) && (!known || fields["imap-uid"] == nil):
 		return n, reasonCalendar, nil
 	case name == "":
 		return n, reasonNoEvent, nil
 	case !known:
 		return n, reasonUnknownEvent, nil
 	}
-	n.user, _ = text(fields["user"])
+	n.user, _ = text(fields["user"]) // without one it names nobody
 	var ok bool
 	if n.folder, ok = text(fields["folder"]); !ok || n.folder == "" || len(n.folder) > maxFolder {
-		return n, "", bad("folder", "must be the mailbox's name, a string")
+		return n, "", bad("folder", "must be the mailbox's name, a string of 1 to 1024 bytes")
 	}
 	if strings.EqualFold(n.folder, event.Inbox) {
 		n.folder = event.Inbox
@@ -101,7 +106,7 @@ func parse(body []byte, contentType string) (n notification, ignored string, p *
 	from, _ := text(fields["from"])
 	n.sender, n.address = author(from)
 	subject, _ := text(fields["subject"])
-	n.subject = clean(decodeWords(subject), maxSubject)
+	n.subject = clean(decodeWords(header(subject)), maxSubject)
 	return n, "", nil
 }
 
@@ -109,6 +114,14 @@ func bad(field, detail string) *problem.Problem {
 	p := problem.New(http.StatusBadRequest, "invalid_field", detail)
 	p.Field = field
 	return p
+}
+
+// hasCalendar reports a member that an invitation comes in. It is foreign to notifications of mail, but
+// does not make one anything else.
+func hasCalendar(fields map[string]json.RawMessage) bool {
+	return slices.ContainsFunc([]string{"calendar", "itip", "ical"}, func(key string) bool {
+		return fields[key] != nil && !isNull(fields[key])
+	})
 }
 
 func isCalendar(body []byte, contentType string) bool {
@@ -176,37 +189,52 @@ func unseen(fields map[string]json.RawMessage) int {
 	return event.Unknown
 }
 
-// wordDecoder decodes RFC 2047 encoded words in any charset that is in use.
-var wordDecoder = mime.WordDecoder{CharsetReader: charset.Reader}
+// wordDecoder decodes RFC 2047 encoded words in any charset that is in use, which a language may follow
+// (RFC 2231 section 5).
+var wordDecoder = mime.WordDecoder{CharsetReader: func(name string, text io.Reader) (io.Reader, error) {
+	name, _, _ = strings.Cut(name, "*")
+	return charset.Reader(name, text)
+}}
 
-// decodeWords decodes a raw header value; what cannot be decoded stays as it is.
-func decodeWords(raw string) string {
-	unfolded := strings.NewReplacer("\r\n", "", "\n", "", "\r", "").Replace(raw) // RFC 5322 section 2.2.3
-	decoded, err := wordDecoder.DecodeHeader(unfolded)
+// unfold undoes RFC 5322 section 2.2.3.
+var unfold = strings.NewReplacer("\r", "", "\n", "")
+
+// header makes one line of a raw field body, of reasonable length.
+func header(raw string) string { return unfold.Replace(raw[:min(len(raw), maxRaw)]) }
+
+// decodeWords decodes encoded words; what cannot be decoded stays as it is.
+func decodeWords(line string) string {
+	decoded, err := wordDecoder.DecodeHeader(line)
 	if err != nil {
-		return unfolded
+		return line
 	}
 	return decoded
 }
 
 // author reads a raw From value: the display name, else the address, and the address.
 func author(raw string) (sender, address string) {
+	line := header(raw)
 	parser := mail.AddressParser{WordDecoder: &wordDecoder}
-	unfolded := strings.NewReplacer("\r\n", "", "\n", "", "\r", "").Replace(raw)
-	list, err := parser.ParseList(unfolded)
-	if err != nil || len(list) == 0 {
-		return clean(decodeWords(raw), maxSender), ""
+	if list, err := parser.ParseList(line); err == nil && len(list) > 0 {
+		sender, address = list[0].Name, list[0].Address
+	} else if name, rest, ok := strings.Cut(line, "<"); ok && strings.Contains(rest, ">") {
+		// Not RFC 5322, and common: "Firm [Sales] <a@b>", a charset that nobody knows.
+		address, _, _ = strings.Cut(rest, ">")
+		sender = strings.Trim(name, " \t\"")
+	} else {
+		sender = line
 	}
-	address = clean(list[0].Address, maxAddress)
-	sender = clean(list[0].Name, maxSender)
-	if sender == "" {
-		sender = address
+	address = clean(address, maxAddress)
+	// A name in quotes is not decoded by the parser, as it should not be by the RFC; many are encoded.
+	if sender = clean(decodeWords(sender), maxSender); sender == "" {
+		sender = clean(address, maxSender)
 	}
 	return sender, address
 }
 
 // clean makes a text fit for a screen: one line, valid UTF-8, no control characters, no characters that
-// turn the reading direction (a name could hide its end with them), at most size bytes.
+// turn the reading direction (a name could hide its end with them), at most size bytes, cut between
+// characters as people see them.
 func clean(s string, size int) string {
 	var b strings.Builder
 	space := false
@@ -218,16 +246,35 @@ func clean(s string, size int) string {
 		case unicode.IsControl(r) || turnsDirection(r):
 			continue
 		}
-		if b.Len()+utf8.RuneLen(r)+1 > size {
-			break
-		}
 		if space {
 			b.WriteByte(' ')
 			space = false
 		}
 		b.WriteRune(r)
 	}
-	return b.String()
+	return cut(b.String(), size)
+}
+
+// cut shortens s to at most size bytes, between two grapheme clusters; inside one only when the first is
+// longer than that.
+func cut(s string, size int) string {
+	if len(s) <= size {
+		return s
+	}
+	end, state := 0, -1
+	for rest := s; rest != ""; {
+		var cluster string
+		cluster, rest, _, state = uniseg.FirstGraphemeClusterInString(rest, state)
+		if end+len(cluster) > size {
+			break
+		}
+		end += len(cluster)
+	}
+	if end == 0 {
+		for end = size; !utf8.RuneStart(s[end]); end-- {
+		}
+	}
+	return strings.TrimRight(s[:end], " ")
 }
 
 // turnsDirection reports the explicit bidirectional controls (Unicode UAX #9).

@@ -3,6 +3,8 @@ package push
 import (
 	"context"
 	"encoding/json"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/google/uuid"
@@ -28,22 +30,18 @@ type APNs struct {
 // Name is "apns".
 func (*APNs) Name() string { return "apns" }
 
-func (t *APNs) app(client string) *APNsApp {
-	for i := range t.Apps {
-		if t.Apps[i].Match(client) {
-			return &t.Apps[i]
-		}
-	}
-	return nil
+// app finds the first app that is for a client, or -1.
+func (t *APNs) app(client string) int {
+	return slices.IndexFunc(t.Apps, func(a APNsApp) bool { return a.Match(client) })
 }
 
-// Lane is one for each app's credential.
+// Lane is one for each app's credential: one topic may have two, for the two environments.
 func (t *APNs) Lane(sub subscription.Subscription) (string, bool) {
-	app := t.app(sub.Client)
-	if app == nil {
+	i := t.app(sub.Client)
+	if i < 0 {
 		return "", false
 	}
-	return "apns/" + app.Topic, true
+	return "apns/" + strconv.Itoa(i) + "/" + t.Apps[i].Topic, true
 }
 
 // ParseToken reads {"device_token": "<hex>"}.
@@ -83,18 +81,18 @@ type apnsAlert struct {
 
 // Send shows an alert with sound and, when the unseen count is known, a badge.
 func (t *APNs) Send(ctx context.Context, n Notification) outcome.Outcome {
-	app := t.app(n.Subscription.Client)
-	if app == nil {
+	i := t.app(n.Subscription.Client)
+	if i < 0 {
 		return outcome.Outcome{Kind: outcome.Blocked, Reason: "transport_disabled"}
 	}
-	payload, _ := fit(t.Privacy.view(n), apns.MaxPayload, func(v view) ([]byte, int) {
+	payload := fit(t.Privacy.view(n), apns.MaxPayload, func(v view) ([]byte, int) {
 		p := apnsPayload{facts: factsOf(n)}
-		p.APS.Alert = apnsAlert{Title: v.title, Body: v.body}
+		p.APS.Alert.Title, p.APS.Alert.Body = v.screen()
 		p.APS.Badge, p.APS.Sound = p.Unseen, "default"
 		b := encode(p)
 		return b, len(b)
 	})
-	return app.Sender.Send(ctx, string(n.Subscription.Token.Body), apns.Message{
+	return t.Apps[i].Sender.Send(ctx, string(n.Subscription.Token.Body), apns.Message{
 		ID: uuid.UUID(n.ID).String(), Payload: payload, PushType: apns.Alert, Priority: 10,
 		Expiration: n.Expires, CollapseID: n.Collapse,
 	})

@@ -3,6 +3,8 @@ package push
 import (
 	"context"
 	"encoding/json"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/fcm"
@@ -29,22 +31,18 @@ type FCM struct {
 // Name is "fcm".
 func (*FCM) Name() string { return "fcm" }
 
-func (t *FCM) app(client string) *FCMApp {
-	for i := range t.Apps {
-		if t.Apps[i].Match(client) {
-			return &t.Apps[i]
-		}
-	}
-	return nil
+// app finds the first app that is for a client, or -1.
+func (t *FCM) app(client string) int {
+	return slices.IndexFunc(t.Apps, func(a FCMApp) bool { return a.Match(client) })
 }
 
-// Lane is one for each Firebase project.
+// Lane is one for each service account: one project may have several.
 func (t *FCM) Lane(sub subscription.Subscription) (string, bool) {
-	app := t.app(sub.Client)
-	if app == nil {
+	i := t.app(sub.Client)
+	if i < 0 {
 		return "", false
 	}
-	return "fcm/" + app.Project, true
+	return "fcm/" + strconv.Itoa(i) + "/" + t.Apps[i].Project, true
 }
 
 // ParseToken reads {"registration_token": "…"}.
@@ -67,11 +65,11 @@ func (*FCM) ParseToken(raw json.RawMessage) (subscription.Token, error) {
 
 // Send sends one data message: the facts, and "sender" and "subject" as far as they are told.
 func (t *FCM) Send(ctx context.Context, n Notification) outcome.Outcome {
-	app := t.app(n.Subscription.Client)
-	if app == nil {
+	i := t.app(n.Subscription.Client)
+	if i < 0 {
 		return outcome.Outcome{Kind: outcome.Blocked, Reason: "transport_disabled"}
 	}
-	data, _ := fit(t.Privacy.view(n), fcm.MaxData, func(v view) (map[string]string, int) {
+	data := fit(t.Privacy.view(n), fcm.MaxData, func(v view) (map[string]string, int) {
 		m := factsOf(n).strings()
 		for key, text := range map[string]string{"sender": v.sender, "subject": v.subject} {
 			if text != "" {
@@ -84,7 +82,7 @@ func (t *FCM) Send(ctx context.Context, n Notification) outcome.Outcome {
 		}
 		return m, size
 	})
-	return app.Sender.Send(ctx, string(n.Subscription.Token.Body), fcm.Message{
-		Data: data, Priority: "HIGH", TTL: n.Expires.Sub(t.Now()), CollapseKey: n.Collapse, RestrictedPackage: app.Package,
+	return t.Apps[i].Sender.Send(ctx, string(n.Subscription.Token.Body), fcm.Message{
+		Data: data, Priority: "HIGH", TTL: n.Expires.Sub(t.Now()), CollapseKey: n.Collapse, RestrictedPackage: t.Apps[i].Package,
 	})
 }

@@ -1,6 +1,7 @@
 package push
 
 import (
+	"net/http"
 	"strconv"
 	"time"
 
@@ -42,7 +43,11 @@ func newMetrics(reg prometheus.Registerer, sched *scheduler) (*metrics, error) {
 }
 
 func (m *metrics) count(transport string, o outcome.Outcome) {
-	m.outcomes.WithLabelValues(transport, o.Kind.String(), strconv.Itoa(o.Status), o.Reason).Inc()
+	status := strconv.Itoa(o.Status)
+	if o.Status != 0 && http.StatusText(o.Status) == "" {
+		status = "other" // a push service is any host, and the label's values must not be its choice
+	}
+	m.outcomes.WithLabelValues(transport, o.Kind.String(), status, o.Reason).Inc()
 }
 
 func (m *metrics) delivered(transport string, accepted, answered time.Time) {

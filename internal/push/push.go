@@ -8,9 +8,9 @@
 //
 // It does not decide who hears of what (dispatch), nor what a provider's words mean (the wires).
 //
-// Concurrency: a Service is safe for concurrent use. Run owns every goroutine that sends; one slot
-// has at most one send in flight, and a lane (one provider credential, for Web Push one push
-// service) at most MaxInFlight, so that one slow provider holds up nobody else.
+// Concurrency: a Service is safe for concurrent use. Run, which is called once, owns every goroutine
+// that sends; one slot has at most one send in flight, and a lane (one provider credential, for Web
+// Push one push service) at most MaxInFlight, so that one slow provider holds up nobody else.
 package push
 
 import (
@@ -19,6 +19,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -28,7 +29,7 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/subscription"
 )
 
-// ErrNoTransport: no provider is configured for this transport and client.
+// ErrNoTransport is returned when no provider is configured for a transport and client.
 var ErrNoTransport = errors.New("transport is not enabled for this client")
 
 // Transport is one provider. Its methods are safe for concurrent use.
@@ -44,7 +45,7 @@ type Transport interface {
 	Send(ctx context.Context, n Notification) outcome.Outcome
 }
 
-// TokenError names the field of a token that is wrong, as a path below "token", and why.
+// TokenError names the field of a token that is wrong ("token.endpoint"), and why.
 type TokenError struct{ Field, Problem string }
 
 func (e *TokenError) Error() string { return e.Field + ": " + e.Problem }
@@ -83,6 +84,8 @@ type Service struct {
 	Config
 	sched   *scheduler
 	metrics *metrics
+	// disturbed is true from a failure of the store to the next outcome it took.
+	disturbed atomic.Bool
 }
 
 // New returns a Service. Nothing is sent before Run.
@@ -149,6 +152,8 @@ func (s *Service) Test(ctx context.Context, subscriptionID string) (outcome.Outc
 	if t == nil {
 		return outcome.Outcome{}, ErrNoTransport
 	}
+	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
+	defer cancel()
 	now := s.Now()
 	id := slotID{sub.ID, "test"}
 	o := t.Send(ctx, Notification{

@@ -25,11 +25,8 @@ const (
 	textNoSender  = "(no sender)"
 )
 
-// view is what may be shown of a notification: title and body for the screen, the rest for the app.
-type view struct {
-	title, body     string
-	sender, subject string // "" when not told
-}
+// view is what may be told of a mail; "" is not told.
+type view struct{ sender, subject string }
 
 func (p Privacy) view(n Notification) view {
 	var v view
@@ -45,35 +42,36 @@ func (p Privacy) view(n Notification) view {
 			v.subject = textNoSubject
 		}
 	}
-	switch {
-	case v.sender == "":
-		v.title = textNewMail
-	case v.subject == "":
-		v.title, v.body = v.sender, textNewMail
-	default:
-		v.title, v.body = v.sender, v.subject
-	}
 	return v
 }
 
+// screen is what a notification shows: a title always, and a body as far as there is more to tell.
+func (v view) screen() (title, body string) {
+	switch {
+	case v.sender == "":
+		return textNewMail, v.subject
+	case v.subject == "":
+		return v.sender, textNewMail
+	}
+	return v.sender, v.subject
+}
+
 // fit renders with ever shorter texts until size is at most limit: the subject gives way first, then
-// the sender. Cuts fall between grapheme clusters, so that no character or emoji is broken.
-func fit[T any](v view, limit int, render func(view) (T, int)) (T, int) {
+// the sender. Cuts fall between grapheme clusters, so that no character or emoji is broken. A text
+// loses no more than half at a time: each byte of it may take six in JSON, and too much cannot be put back.
+func fit[T any](v view, limit int, render func(view) (out T, size int)) T {
 	for {
 		out, size := render(v)
 		over := size - limit
-		if over <= 0 {
-			return out, size
-		}
 		switch {
+		case over <= 0:
+			return out
 		case v.subject != "":
-			v.subject = cut(v.subject, len(v.subject)-over)
-			v.body = v.subject
+			v.subject = cut(v.subject, max(len(v.subject)-over, len(v.subject)/2))
 		case v.sender != "":
-			v.sender = cut(v.sender, len(v.sender)-over)
-			v.title = v.sender
+			v.sender = cut(v.sender, max(len(v.sender)-over, len(v.sender)/2))
 		default:
-			return out, size
+			return out // the facts alone are too long: the wire refuses them
 		}
 	}
 }
@@ -134,7 +132,11 @@ func (f facts) strings() map[string]string {
 	m := map[string]string{"user": f.User, "topic": f.Topic, "version": strconv.FormatInt(f.Version, 10)}
 	if f.Folder != "" {
 		m["folder"] = f.Folder
+	}
+	if f.UIDValidity != 0 {
 		m["uidvalidity"] = strconv.FormatUint(uint64(f.UIDValidity), 10)
+	}
+	if f.UID != 0 {
 		m["uid"] = strconv.FormatUint(uint64(f.UID), 10)
 	}
 	if f.Unseen != nil {

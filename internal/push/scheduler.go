@@ -31,9 +31,10 @@ type scheduler struct {
 type entry struct {
 	Due
 	state entryState
-	index int // in the heap, while waiting
 	// again: a newer state came while this one was in flight.
 	again bool
+	// stumbles counts the flights in a row that failed for want of our own store. Only fly uses it.
+	stumbles int
 }
 
 type entryState int
@@ -47,8 +48,10 @@ const (
 type lane struct {
 	ready    []*entry // first in, first out
 	inFlight int
-	// blockedUntil holds the lane back after its credential was refused.
+	// blockedUntil holds the lane back after its credential was refused. From then until a notification is
+	// delivered it is on probation: one flight at a time finds out whether the credential is good again.
 	blockedUntil time.Time
+	probation    bool
 }
 
 func newScheduler(perLane int) *scheduler {
@@ -119,7 +122,11 @@ func (s *scheduler) take(now time.Time) (start []*entry, next time.Time) {
 			}
 			continue
 		}
-		for len(l.ready) > 0 && l.inFlight < s.perLane {
+		permits := s.perLane
+		if l.probation {
+			permits = 1
+		}
+		for len(l.ready) > 0 && l.inFlight < permits {
 			e := l.ready[0]
 			l.ready[0], l.ready = nil, l.ready[1:]
 			e.state = flying
@@ -134,15 +141,30 @@ func (s *scheduler) take(now time.Time) (start []*entry, next time.Time) {
 	return start, next
 }
 
-// done ends a flight. A dirty slot waits for its next try; block holds its lane back until then.
-func (s *scheduler) done(e *entry, dirty bool, next time.Time, block bool) {
+// block holds the lane of an entry in flight back until a time.
+func (s *scheduler) block(e *entry, until time.Time) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	l := s.lanes[e.lane]
-	l.inFlight--
-	s.flying--
-	if block {
-		l.blockedUntil = next
+	l.probation = true
+	if until.After(l.blockedUntil) {
+		l.blockedUntil = until
 	}
+}
+
+// unblock opens the lane of an entry in flight: its credential was accepted.
+func (s *scheduler) unblock(e *entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.lanes[e.lane]
+	l.probation, l.blockedUntil = false, time.Time{}
+}
+
+// done ends a flight. A dirty slot waits for its next try.
+func (s *scheduler) done(e *entry, dirty bool, next time.Time) {
+	s.mu.Lock()
+	s.lanes[e.lane].inFlight--
+	s.flying--
 	if dirty || e.again {
 		e.state, e.again, e.at = waiting, false, next
 		heap.Push(&s.waiting, e)
@@ -158,16 +180,8 @@ type dueHeap []*entry
 
 func (h dueHeap) Len() int           { return len(h) }
 func (h dueHeap) Less(i, j int) bool { return h[i].at.Before(h[j].at) }
-func (h dueHeap) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].index, h[j].index = i, j
-}
-
-func (h *dueHeap) Push(x any) {
-	e := x.(*entry)
-	e.index = len(*h)
-	*h = append(*h, e)
-}
+func (h dueHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *dueHeap) Push(x any)        { *h = append(*h, x.(*entry)) }
 
 func (h *dueHeap) Pop() any {
 	old := *h

@@ -207,37 +207,53 @@ func (s *Service) Pending(ctx context.Context, subscriptionID string) (pending b
 	return err == nil, attempt, db.Time(ms), err
 }
 
-// settlement is what becomes of a slot after a try.
+// settlement is what became of a slot after a try.
 type settlement struct {
-	drop    bool      // the version sent is done with, delivered or not
-	attempt int       // failures in a row from now on
-	next    time.Time // when to try again, if not drop
+	removed bool      // the subscription is gone, and the slot with it
+	dirty   bool      // there is something to send
+	next    time.Time // not before then
 }
 
-// settle commits the outcome of one try and adds it to the trace. It returns whether the slot is dirty.
-func (s *Service) settle(ctx context.Context, v slot, o outcome.Outcome, end settlement, sent, answered time.Time) (dirty bool, err error) {
-	done := int64(0)
-	if end.drop {
-		done = v.version
+// settle commits what the outcome of one try means for the slot and the subscription, and adds it to
+// the trace. Only Gone removes, and not when the device renewed its token since.
+func (s *Service) settle(ctx context.Context, f flight) (end settlement, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	defer cancel()
+	attempt, next, done := f.slot.attempt+1, f.answered.Add(f.wait()), int64(0)
+	switch f.outcome.Kind {
+	case outcome.Delivered, outcome.Suspect, outcome.Refused: // done with, delivered or not
+		attempt, next, done = 0, f.answered, f.slot.version
+	case outcome.Later, outcome.Blocked, outcome.Gone:
 	}
 	err = s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		end = settlement{next: next}
+		if f.outcome.Kind == outcome.Gone {
+			since := f.outcome.GoneSince
+			if since.IsZero() {
+				since = f.sent
+			}
+			var err error
+			if end.removed, err = s.Subscriptions.RemoveGone(ctx, tx, f.sub.ID, since); err != nil || end.removed {
+				return err
+			}
+		}
 		var tries, behind int64
-		err := tx.QueryRow(ctx, sqlSettleSlot, done, done, end.attempt, db.Millis(end.next), v.id.subscription, v.id.key).
+		err := tx.QueryRow(ctx, sqlSettleSlot, done, done, attempt, db.Millis(next), f.slot.id.subscription, f.slot.id.key).
 			Scan(&tries, &behind)
 		if errors.Is(err, sql.ErrNoRows) { // unsubscribed meanwhile
-			dirty = false
 			return nil
 		} else if err != nil {
 			return err
 		}
-		dirty = behind > 0
+		end.dirty = behind > 0
 		nextTry := int64(0)
-		if !end.drop {
-			nextTry = db.Millis(end.next)
+		if done == 0 {
+			nextTry = db.Millis(next)
 		}
-		_, err = tx.Exec(ctx, sqlPutOutcome, v.id.subscription, tries%traceLength, v.version, v.attempt+1, o.Kind.String(), o.Status,
-			o.Reason, o.ProviderID, v.input.AcceptedMS, db.Millis(sent), db.Millis(answered), nextTry)
+		o := f.outcome
+		_, err = tx.Exec(ctx, sqlPutOutcome, f.slot.id.subscription, tries%traceLength, f.slot.version, f.slot.attempt+1, o.Kind.String(),
+			o.Status, o.Reason, o.ProviderID, f.slot.input.AcceptedMS, db.Millis(f.sent), db.Millis(f.answered), nextTry)
 		return err
 	})
-	return dirty, err
+	return end, err
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"net/url"
 	"strconv"
 	"time"
 
@@ -35,8 +34,7 @@ func (*WebPush) Lane(sub subscription.Subscription) (string, bool) {
 // ParseToken reads a browser's PushSubscription.toJSON().
 func (t *WebPush) ParseToken(raw json.RawMessage) (subscription.Token, error) {
 	sub, err := webpush.ParseSubscription(raw)
-	var field *webpush.FieldError
-	if errors.As(err, &field) {
+	if field, ok := errors.AsType[*webpush.FieldError](err); ok {
 		return subscription.Token{}, &TokenError{field.Field, field.Problem}
 	} else if err != nil {
 		return subscription.Token{}, &TokenError{"token", "is not a push subscription"}
@@ -44,12 +42,9 @@ func (t *WebPush) ParseToken(raw json.RawMessage) (subscription.Token, error) {
 	if err := t.CheckEndpoint(sub.Endpoint); err != nil {
 		return subscription.Token{}, &TokenError{"token.endpoint", err.Error()}
 	}
-	u, err := url.Parse(sub.Endpoint)
-	if err != nil {
-		return subscription.Token{}, &TokenError{"token.endpoint", "is not a URL"}
-	}
+	// The target names the lane, so it is the origin in its one spelling, which sub's String gives.
 	return subscription.Token{
-		Transport: "webpush", Identity: sub.Endpoint, Body: encode(sub), Target: u.Scheme + "://" + u.Host,
+		Transport: "webpush", Identity: sub.Endpoint, Body: encode(sub), Target: sub.String(),
 	}, nil
 }
 
@@ -75,11 +70,10 @@ func (t *WebPush) Send(ctx context.Context, n Notification) outcome.Outcome {
 	if err := json.Unmarshal(n.Subscription.Token.Body, &sub); err != nil {
 		return outcome.Outcome{Kind: outcome.Refused, Reason: "damaged_token", Err: errors.New("stored token cannot be read")}
 	}
-	body, _ := fit(t.Privacy.view(n), webpush.MaxBody, func(v view) ([]byte, int) {
+	body := fit(t.Privacy.view(n), webpush.MaxBody, func(v view) ([]byte, int) {
 		f := factsOf(n)
-		d := declarative{WebPush: 8030, Notification: declarativeContent{
-			Title: v.title, Body: v.body, Navigate: t.Navigate, Tag: n.Collapse, Data: f,
-		}}
+		d := declarative{WebPush: 8030, Notification: declarativeContent{Navigate: t.Navigate, Tag: n.Collapse, Data: f}}
+		d.Notification.Title, d.Notification.Body = v.screen()
 		if f.Unseen != nil {
 			d.AppBadge = strconv.Itoa(*f.Unseen)
 		}

@@ -26,6 +26,11 @@ const (
 	maxBackoff = 10 * time.Minute
 	// blockedFor is how long a lane rests after its credential was refused.
 	blockedFor = time.Minute
+	// storePause is the wait after a failure of our own store; it doubles up to maxStorePause.
+	storePause, maxStorePause = time.Second, time.Minute
+	// settleTimeout bounds one attempt to commit an outcome. It is not the sender's time: what a provider
+	// took must be known as sent even when we stop.
+	settleTimeout = 5 * time.Second
 )
 
 // Wake sends what Enqueue returned, once its write is committed.
@@ -36,7 +41,7 @@ func (s *Service) Wake(due []Due) { s.sched.add(due) }
 func (s *Service) Run(ctx context.Context) error {
 	left, err := s.dirtySlots(ctx)
 	if err != nil && ctx.Err() != nil {
-		return nil //nolint:nilerr // told to stop before the first look
+		return nil // told to stop before the first look
 	} else if err != nil {
 		return err
 	}
@@ -73,56 +78,112 @@ func (s *Service) Run(ctx context.Context) error {
 	return nil
 }
 
+// flight is one try of one slot.
+type flight struct {
+	slot           slot
+	sub            subscription.Subscription
+	outcome        outcome.Outcome
+	sent, answered time.Time
+}
+
 // fly makes one try of one slot and commits its outcome. The permit of its lane is held until then.
 func (s *Service) fly(ctx context.Context, e *entry) {
-	for {
-		dirty, next, block, err := s.try(ctx, e.id)
-		if err == nil {
-			s.sched.done(e, dirty, next, block)
+	f, dirty, err := s.load(ctx, e.id)
+	if err != nil {
+		// The store is away, or a row of it is damaged. Holding the permit for a moment keeps a lane from
+		// spinning, giving it back keeps damaged rows from using up all permits.
+		s.storeFailed(ctx, err)
+		pause(ctx, storePause)
+		wait := min(storePause<<e.stumbles, maxStorePause)
+		e.stumbles = min(e.stumbles+1, 10)
+		s.sched.done(e, true, s.Now().Add(wait))
+		return
+	}
+	e.stumbles = 0
+	if !dirty {
+		s.sched.done(e, false, time.Time{})
+		return
+	}
+	f.outcome = s.send(ctx, f.slot, f.sub, f.sent)
+	f.answered = s.Now()
+	s.metrics.count(f.sub.Token.Transport, f.outcome)
+	if ctx.Err() != nil && f.outcome.Kind == outcome.Later {
+		s.sched.done(e, true, f.answered) // stopping: the slot stays dirty, this try does not count
+		return
+	}
+	// What was sent is settled, however long that takes, and not sent again meanwhile: with a full disk
+	// each device would hear of the same mail every second.
+	end, err := s.settle(ctx, f)
+	for err != nil {
+		s.storeFailed(ctx, err)
+		if !pause(ctx, storePause) {
+			s.sched.done(e, true, f.answered) // stopping: what is not settled is sent again at the next start
 			return
 		}
-		// The store is away. Without it there is nothing to send and nowhere to write an outcome.
-		s.Log.ErrorContext(ctx, "push cannot use the database", slog.Any("err", err))
-		select {
-		case <-ctx.Done():
-			s.sched.done(e, false, time.Time{}, false)
-			return
-		case <-time.After(time.Second):
-		}
+		end, err = s.settle(ctx, f)
+	}
+	s.storeWorks(ctx)
+	s.report(ctx, f, end)
+	switch {
+	case f.outcome.Kind == outcome.Blocked && f.sharesFate():
+		s.sched.block(e, f.answered.Add(max(blockedFor, f.outcome.RetryAfter)))
+	case f.outcome.Kind == outcome.Delivered:
+		s.sched.unblock(e)
+	}
+	s.sched.done(e, end.dirty, end.next)
+}
+
+// sharesFate reports whether the credential that was refused is that of the whole lane. Not so when a
+// Web Push service answered: a device chooses its endpoint, and so could have an address that answers
+// 401 on the origin that everybody else needs. There, only the slot rests.
+func (f flight) sharesFate() bool { return f.sub.Token.Transport != "webpush" || f.outcome.Status == 0 }
+
+// wait is the time to the next try, if there is one.
+func (f flight) wait() time.Duration {
+	wait := max(backoff(f.sub.Token.Transport, f.slot.attempt), f.outcome.RetryAfter)
+	if f.outcome.Kind == outcome.Blocked {
+		wait = max(wait, blockedFor)
+	}
+	return wait
+}
+
+// pause waits. It returns false at once when ctx ends.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
 	}
 }
 
-// try sends the current state of a slot, if there is one, and settles it.
-func (s *Service) try(ctx context.Context, id slotID) (dirty bool, next time.Time, block bool, err error) {
-	v, err := s.loadSlot(ctx, id)
-	if errors.Is(err, subscription.ErrNotFound) || err == nil && v.version <= v.sent {
-		return false, time.Time{}, false, nil
-	} else if err != nil {
-		return false, time.Time{}, false, err
+// storeFailed and storeWorks log the beginning and the end of a disturbance, not each slot in it.
+func (s *Service) storeFailed(ctx context.Context, err error) {
+	if !s.disturbed.Swap(true) {
+		s.Log.ErrorContext(ctx, "push cannot use the database: notifications are kept", slog.Any("err", err))
 	}
-	sub, err := s.Subscriptions.Load(ctx, id.subscription)
+}
+
+func (s *Service) storeWorks(ctx context.Context) {
+	if s.disturbed.Load() && s.disturbed.Swap(false) {
+		s.Log.InfoContext(ctx, "push uses the database again")
+	}
+}
+
+// load reads the current state of a slot; dirty is false when there is nothing to send.
+func (s *Service) load(ctx context.Context, id slotID) (f flight, dirty bool, err error) {
+	f.slot, err = s.loadSlot(ctx, id)
+	if err == nil && f.slot.version > f.slot.sent {
+		f.sent = s.Now() // before the token is read: one that is renewed from here on is not gone by this try
+		f.sub, err = s.Subscriptions.Load(ctx, id.subscription)
+		dirty = err == nil
+	}
 	if errors.Is(err, subscription.ErrNotFound) {
-		return false, time.Time{}, false, nil
-	} else if err != nil {
-		return false, time.Time{}, false, err
+		return flight{}, false, nil // unsubscribed meanwhile
 	}
-	sent := s.Now()
-	o := s.send(ctx, v, sub, sent)
-	answered := s.Now()
-	s.metrics.count(sub.Token.Transport, o)
-	if ctx.Err() != nil && o.Kind == outcome.Later {
-		return true, answered, false, nil // stopping: the slot stays dirty, this try does not count
-	}
-	end, err := s.judge(ctx, v, sub, o, sent, answered)
-	if err != nil {
-		return false, time.Time{}, false, err
-	}
-	s.logOutcome(ctx, sub, v, o, end)
-	dirty, err = s.settle(ctx, v, o, end, sent, answered)
-	if o.Kind == outcome.Delivered {
-		s.metrics.delivered(sub.Token.Transport, db.Time(v.input.AcceptedMS), answered)
-	}
-	return dirty, end.next, o.Kind == outcome.Blocked, err
+	return f, dirty, err
 }
 
 // send has the transport send the state, or says why it is not sent at all.
@@ -165,37 +226,6 @@ func notificationID(id slotID, version int64) [16]byte {
 	return u
 }
 
-// judge decides what an outcome means for the slot and the subscription. Only Gone removes.
-func (s *Service) judge(ctx context.Context, v slot, sub subscription.Subscription, o outcome.Outcome, sent, answered time.Time) (settlement, error) {
-	switch o.Kind {
-	case outcome.Delivered, outcome.Suspect, outcome.Refused:
-		return settlement{drop: true, next: answered}, nil
-	case outcome.Blocked:
-		return settlement{attempt: v.attempt + 1, next: answered.Add(max(o.RetryAfter, blockedFor))}, nil
-	case outcome.Gone:
-		gone := o.GoneSince
-		if gone.IsZero() {
-			gone = sent
-		}
-		removed := false
-		err := s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
-			var err error
-			removed, err = s.Subscriptions.RemoveGone(ctx, tx, sub.ID, gone)
-			return err
-		})
-		if err != nil {
-			return settlement{}, err
-		}
-		if removed {
-			return settlement{drop: true, next: answered}, nil
-		}
-		// The device renewed its token after the provider gave up the old one: that one may be good.
-	case outcome.Later:
-	}
-	wait := max(backoff(sub.Token.Transport, v.attempt), o.RetryAfter)
-	return settlement{attempt: v.attempt + 1, next: answered.Add(wait)}, nil
-}
-
 // backoff is full jitter: uniform up to a bound that doubles with each failure. FCM asks for 10 s at
 // least between tries, the others for nothing.
 func backoff(transport string, attempt int) time.Duration {
@@ -207,21 +237,27 @@ func backoff(transport string, attempt int) time.Duration {
 	return least + rand.N(bound) //nolint:gosec // jitter, not a secret
 }
 
-func (s *Service) logOutcome(ctx context.Context, sub subscription.Subscription, v slot, o outcome.Outcome, end settlement) {
-	level, text := slog.LevelDebug, "notification answered"
-	switch o.Kind {
-	case outcome.Gone:
-		level, text = slog.LevelInfo, "subscription removed: the provider says its token is gone"
-		if !end.drop {
-			text = "provider says token is gone, but the device renewed it since"
-		}
-	case outcome.Blocked:
-		level, text = slog.LevelError, "provider refuses our credential: notifications are kept"
-	case outcome.Refused, outcome.Suspect:
-		level, text = slog.LevelWarn, "notification dropped"
-	case outcome.Delivered, outcome.Later:
+// report logs the outcome of a try, once it is committed.
+func (s *Service) report(ctx context.Context, f flight, end settlement) {
+	o := f.outcome
+	attrs := []slog.Attr{
+		slog.String("device", f.sub.ID), slog.Any("token", f.sub.Token), slog.String("account", f.sub.User.String()),
+		slog.Int64("version", f.slot.version), slog.Int("attempt", f.slot.attempt+1), slog.String("outcome", o.Kind.String()),
+		slog.Int("status", o.Status), slog.String("reason", o.Reason), slog.Any("err", o.Err),
 	}
-	s.Log.Log(ctx, level, text, slog.String("device", sub.ID), slog.Any("token", sub.Token), slog.String("account", sub.User.String()),
-		slog.Int64("version", v.version), slog.Int("attempt", v.attempt+1), slog.String("outcome", o.Kind.String()),
-		slog.Int("status", o.Status), slog.String("reason", o.Reason), slog.Any("err", o.Err))
+	switch {
+	case end.removed:
+		s.Log.LogAttrs(ctx, slog.LevelInfo, "subscription removed: the provider says its token is gone", attrs...)
+	case o.Kind == outcome.Gone:
+		s.Log.LogAttrs(ctx, slog.LevelInfo, "provider says token is gone, but the device renewed it since", attrs...)
+	case o.Kind == outcome.Blocked && f.slot.attempt == 0: // said once for each notification, not at each try
+		s.Log.LogAttrs(ctx, slog.LevelError, "provider refuses our credential: notifications are kept", attrs...)
+	case o.Kind == outcome.Refused || o.Kind == outcome.Suspect:
+		s.Log.LogAttrs(ctx, slog.LevelWarn, "notification dropped", attrs...)
+	default:
+		s.Log.LogAttrs(ctx, slog.LevelDebug, "notification answered", attrs...)
+	}
+	if o.Kind == outcome.Delivered {
+		s.metrics.delivered(f.sub.Token.Transport, db.Time(f.slot.input.AcceptedMS), f.answered)
+	}
 }

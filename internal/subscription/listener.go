@@ -1,10 +1,12 @@
 package subscription
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/db"
@@ -44,6 +46,7 @@ const (
 	sqlWantListener = `INSERT INTO listeners (context_id, user_id, wanted, state, reason, attempt, not_before_ms, since_ms)
 		VALUES (?, ?, 1, 'pending', '', 0, ?, ?)
 		ON CONFLICT (context_id, user_id) DO UPDATE SET wanted = 1, attempt = 0, not_before_ms = excluded.not_before_ms,
+		reason = CASE WHEN listeners.wanted = 1 THEN listeners.reason ELSE excluded.reason END,
 		state = CASE WHEN listeners.wanted = 1 THEN listeners.state ELSE excluded.state END,
 		since_ms = CASE WHEN listeners.wanted = 1 THEN listeners.since_ms ELSE excluded.since_ms END`
 	sqlUnwantListener = `UPDATE listeners SET wanted = 0, attempt = 0, not_before_ms = ? WHERE context_id = ? AND user_id = ? AND wanted = 1`
@@ -51,16 +54,25 @@ const (
 	sqlListener       = `SELECT ` + listenerColumns + ` FROM listeners WHERE context_id = ? AND user_id = ?`
 	sqlListeners      = `SELECT ` + listenerColumns + ` FROM listeners WHERE wanted = 1 ORDER BY context_id, user_id`
 	sqlDueListeners   = `SELECT ` + listenerColumns + ` FROM listeners WHERE not_before_ms <= ? ORDER BY not_before_ms LIMIT ?`
-	sqlNextListener   = `SELECT MIN(not_before_ms) FROM listeners`
+	sqlNextListener   = `SELECT MIN(not_before_ms) FROM listeners WHERE not_before_ms > ?`
 	sqlSetListener    = `UPDATE listeners SET state = ?, reason = ?, attempt = ?, not_before_ms = ?,
 		since_ms = CASE WHEN state = ? THEN since_ms ELSE ? END WHERE context_id = ? AND user_id = ? AND wanted = ?`
 	sqlRemoveListener = `DELETE FROM listeners WHERE context_id = ? AND user_id = ? AND wanted = 0`
 )
 
-// refreshListeners makes the wanted listener of each user agree with his subscriptions.
+// refreshListeners makes the wanted listener of each user agree with his subscriptions. It comes last in
+// a write: two writes that change the subscriptions of one user must not judge by what the other is
+// about to change, so the later one waits here for the earlier one's commit. The order of the users
+// keeps such writes from waiting for each other.
 func (s *Store) refreshListeners(ctx context.Context, tx *db.Tx, users []tenant.UserID) error {
 	now := db.Millis(s.now())
+	slices.SortFunc(users, func(a, b tenant.UserID) int {
+		return cmp.Or(cmp.Compare(a.Context, b.Context), cmp.Compare(a.ID, b.ID))
+	})
 	for _, u := range users {
+		if err := tx.Lock(ctx, "listener/"+u.String()); err != nil {
+			return err
+		}
 		wanted, err := s.wantsListener(ctx, tx, u)
 		if err != nil {
 			return err
@@ -131,16 +143,16 @@ func (s *Store) Listeners(ctx context.Context) ([]Listener, error) {
 	return scanListeners(s.db.Query(ctx, sqlListeners))
 }
 
-// DueListeners lists up to limit listeners to look at now, longest due first.
-func (s *Store) DueListeners(ctx context.Context, limit int) ([]Listener, error) {
-	return scanListeners(s.db.Query(ctx, sqlDueListeners, db.Millis(s.now()), limit))
-}
-
-// NextDue is when the next listener is due; zero when there is none.
-func (s *Store) NextDue(ctx context.Context) (time.Time, error) {
+// DueListeners lists up to limit listeners to look at now, longest due first. next is when one more is
+// due after these; zero when there is none.
+func (s *Store) DueListeners(ctx context.Context, limit int) (due []Listener, next time.Time, err error) {
+	now := db.Millis(s.now())
+	if due, err = scanListeners(s.db.Query(ctx, sqlDueListeners, now, limit)); err != nil {
+		return nil, time.Time{}, err
+	}
 	var ms sql.NullInt64
-	err := s.db.QueryRow(ctx, sqlNextListener).Scan(&ms)
-	return db.Time(ms.Int64), err
+	err = s.db.QueryRow(ctx, sqlNextListener, now).Scan(&ms)
+	return due, db.Time(ms.Int64), err
 }
 
 // SetListener records what was found out about a listener. It does nothing when the subscriptions have

@@ -21,6 +21,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/posthorn-mail/posthorn/internal/account"
 	"github.com/posthorn-mail/posthorn/internal/db"
@@ -43,9 +45,9 @@ type Token struct {
 	// Transport is "apns", "fcm" or "webpush".
 	Transport string
 	// Identity is the part that makes it this device and no other.
-	Identity string
+	Identity string `json:"-"`
 	// Body is everything the transport needs, as it understands it.
-	Body []byte
+	Body []byte `json:"-"`
 	// Target is a form for people: a push origin, or the last characters.
 	Target string
 }
@@ -188,6 +190,12 @@ func newID() string {
 	return hex.EncodeToString(b[:])
 }
 
+// isID tells our ids from what else a URL may hold.
+func isID(s string) bool {
+	b, err := hex.DecodeString(s)
+	return err == nil && len(b) == 12
+}
+
 func scan(scan func(...any) error, v *Subscription, more ...any) error {
 	var topics string
 	var created, expires int64
@@ -265,6 +273,9 @@ func (s *Store) All(ctx context.Context) ([]Subscription, error) {
 
 // Load finds a subscription with its token, or returns ErrNotFound.
 func (s *Store) Load(ctx context.Context, id string) (Subscription, error) {
+	if !isID(id) {
+		return Subscription{}, ErrNotFound
+	}
 	var sub Subscription
 	var hash, sealed string
 	err := scan(s.db.QueryRow(ctx, sqlLoad, id).Scan, &sub, &hash, &sealed)
@@ -281,6 +292,9 @@ func (s *Store) Load(ctx context.Context, id string) (Subscription, error) {
 
 // Unsubscribe removes a user's subscription, or returns ErrNotFound.
 func (s *Store) Unsubscribe(ctx context.Context, u tenant.UserID, id string) error {
+	if !isID(id) {
+		return ErrNotFound
+	}
 	return s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
 		n, err := tx.Exec(ctx, sqlRemove, id, u.Context, u.ID)
 		if err != nil {
@@ -357,6 +371,9 @@ func CheckTopic(topic string) error {
 	}
 	if folder == "" || len(folder) > 255 || strings.EqualFold(folder, "INBOX") {
 		return errors.New(`must name a folder other than INBOX, whose topic is "mail:new"`)
+	}
+	if !utf8.ValidString(folder) || strings.ContainsFunc(folder, unicode.IsControl) {
+		return errors.New("must name the folder in UTF-8 without control characters")
 	}
 	return nil
 }

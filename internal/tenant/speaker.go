@@ -41,7 +41,7 @@ func (s *Store) Speaker(ctx context.Context, login, password string) (Speaker, e
 	}
 	if login == s.dflt.Login {
 		want, sp.form, sp.AllowFrom = s.dflt.Hash, s.dflt.UserForm, s.dflt.AllowFrom
-	} else {
+	} else if known = checkName("login", login) == nil; known { // others nobody has, nor could ask PostgreSQL for
 		var h hostRow
 		err := scanHost(s.db.QueryRow(ctx, sqlMailHostByNotifier, login).Scan, &h)
 		if err != nil && !errors.Is(err, sql.ErrNoRows) {

@@ -148,7 +148,13 @@ func takeID(ctx context.Context, tx *db.Tx, sequence string, id *int64) error {
 		_, err := tx.Exec(ctx, sqlRaiseID, sequence, *id)
 		return err
 	}
-	return tx.QueryRow(ctx, sqlNextID, sequence).Scan(id)
+	if err := tx.QueryRow(ctx, sqlNextID, sequence).Scan(id); err != nil {
+		return err
+	}
+	if *id > maxID {
+		return &InvalidError{"id", "must be chosen: the last one there is has been given"}
+	}
+	return nil
 }
 
 // Contexts lists all contexts by id.

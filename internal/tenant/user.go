@@ -23,7 +23,7 @@ const (
 	sqlAddUser = `INSERT INTO users (context_id, id, login, login_key, mailhost, created_ms)
 		VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`
 	sqlUsers = `SELECT context_id, id, login, mailhost FROM users
-		WHERE (? = 0 OR context_id = ?) AND (? = '' OR mailhost = ?) ORDER BY context_id, id`
+		WHERE (CAST(? AS BIGINT) = 0 OR context_id = ?) AND (? = '' OR mailhost = ?) ORDER BY context_id, id`
 	sqlUser         = `SELECT context_id, id, login, mailhost FROM users WHERE context_id = ? AND id = ?`
 	sqlUsersByLogin = `SELECT context_id, id, login, mailhost FROM users WHERE login_key = ? ORDER BY mailhost`
 	sqlRemoveUser   = `DELETE FROM users WHERE context_id = ? AND id = ?`
@@ -100,8 +100,12 @@ func (s *Store) User(ctx context.Context, id UserID) (User, error) {
 	return u, err
 }
 
-// UsersByLogin finds the users with a login, at most one for each mail host.
+// UsersByLogin finds the users with a login, at most one for each mail host. The login may be any
+// bytes that somebody sent: PostgreSQL does not even compare NUL or what is not UTF-8.
 func (s *Store) UsersByLogin(ctx context.Context, login string) ([]User, error) {
+	if CheckLogin(login) != nil {
+		return []User{}, nil
+	}
 	rows, err := s.db.Query(ctx, sqlUsersByLogin, loginKey(login))
 	if err != nil {
 		return nil, err

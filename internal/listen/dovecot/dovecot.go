@@ -106,8 +106,12 @@ func (s *Source) connect(ctx context.Context, u tenant.User) (*imap.Client, Stat
 		return nil, Status{subscription.Pending, "waiting for sign-in: no password is stored", err}
 	case errors.Is(err, account.ErrBadLogin):
 		return nil, Status{subscription.Pending, "the mail server rejects the stored password: the user must sign in again", err}
-	default:
+	case errors.Is(err, imap.ErrInsecure):
+		return nil, Status{subscription.Pending, "the connection to the mail server is not safe enough for a password", err}
+	case errors.Is(err, account.ErrMailServer):
 		return nil, Status{subscription.Pending, "the mail server cannot be reached; it is tried again", err}
+	default: // the store, or a password that our key does not open
+		return nil, Status{subscription.Pending, "the stored password cannot be read: the operator finds the cause in the log", err}
 	}
 	// Dovecot announces METADATA only after login, and only where it is enabled.
 	if !c.Has("METADATA") && !c.Has("METADATA-SERVER") {

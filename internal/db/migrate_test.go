@@ -1,0 +1,297 @@
+package db
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/pressly/goose/v3/lock"
+
+	"github.com/posthorn-mail/posthorn/internal/testpeer"
+)
+
+var update = flag.Bool("update", false, "write the database file of the newest schema anew: only before its release")
+
+// migrations returns the versions this build knows, in order.
+func migrations(t *testing.T) []int {
+	t.Helper()
+	files, err := fs.Glob(migrationFiles, "migrations/*.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var versions []int
+	for _, f := range files {
+		number, _, _ := strings.Cut(filepath.Base(f), "_")
+		n, err := strconv.Atoi(number)
+		if err != nil {
+			t.Fatal(err)
+		}
+		versions = append(versions, n)
+	}
+	for i, n := range versions {
+		if n != i+1 {
+			t.Fatalf("migrations are numbered %v", versions)
+		}
+	}
+	return versions
+}
+
+// tables returns the names of all tables.
+func tables(t *testing.T, d *DB) []string {
+	t.Helper()
+	query := "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+	if d.postgres {
+		query = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+	}
+	return slices.Sorted(slices.Values(texts(t, d, query)))
+}
+
+func texts(t *testing.T, d *DB, query string) []string {
+	t.Helper()
+	rows, err := d.Query(t.Context(), query)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	var all []string
+	for rows.Next() {
+		var s string
+		if err := rows.Scan(&s); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, s)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func mustOpen(t *testing.T, url string) *DB {
+	t.Helper()
+	d, err := Open(t.Context(), url, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func mustClose(t *testing.T, d *DB) {
+	t.Helper()
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestMigrate makes the schema once, and finds it there the next time.
+func TestMigrate(t *testing.T) {
+	t.Parallel()
+	testpeer.EachDatabase(t, func(t *testing.T, url string) {
+		want := []string{
+			"contexts", "credentials", "goose_db_version", "listeners", "mailboxes", "mailhosts", "outcomes", "sequences", "sessions",
+			"slots", "subscriptions", "users", "versions",
+		}
+		for range 2 {
+			d := mustOpen(t, url)
+			if got := tables(t, d); !slices.Equal(got, want) {
+				t.Errorf("tables %q, want %q", got, want)
+			}
+			var version int
+			if err := d.QueryRow(t.Context(), "SELECT MAX(version_id) FROM goose_db_version").Scan(&version); err != nil {
+				t.Error(err)
+			}
+			if known := migrations(t); version != known[len(known)-1] {
+				t.Errorf("schema %d of %v", version, known)
+			}
+			mustClose(t, d)
+		}
+	})
+}
+
+// A database that a newer Posthorn wrote is left exactly as it is.
+func TestNewerSchemaIsRefused(t *testing.T) {
+	t.Parallel()
+	testpeer.EachDatabase(t, func(t *testing.T, url string) {
+		d := mustOpen(t, url)
+		newer := len(migrations(t)) + 1
+		exec(t, d, "INSERT INTO goose_db_version (version_id, is_applied) VALUES (?, 1 = 1)", newer)
+		mustClose(t, d)
+		d, err := Open(t.Context(), url, Options{})
+		if err == nil {
+			mustClose(t, d)
+			t.Fatal("opened a newer schema")
+		}
+		if want := fmt.Sprintf("schema %d and this build knows %d", newer, newer-1); !strings.Contains(err.Error(), want) {
+			t.Errorf("the error does not say %q: %v", want, err)
+		}
+	})
+}
+
+// Several servers may be started on one empty database at once: each waits while another migrates.
+func TestMigrateAtOnce(t *testing.T) {
+	t.Parallel()
+	url := testpeer.PostgresURL(t)
+	other, err := sql.Open("pgx", url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = other.Close() })
+	migrating, err := other.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := migrating.ExecContext(t.Context(), "SELECT pg_advisory_lock($1)", int64(lock.DefaultLockID)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if d, err := Open(ctx, url, Options{}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("opened beside a migration: %v, %v", d, err)
+	}
+	if _, err := migrating.ExecContext(t.Context(), "SELECT pg_advisory_unlock($1)", int64(lock.DefaultLockID)); err != nil {
+		t.Fatal(err)
+	}
+	if err := migrating.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			d, err := Open(t.Context(), url, Options{})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if err := d.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestMigrateCancelled ends the context before the schema is there.
+func TestMigrateCancelled(t *testing.T) {
+	t.Parallel()
+	testpeer.EachDatabase(t, func(t *testing.T, url string) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if d, err := Open(ctx, url, Options{}); err == nil {
+			mustClose(t, d)
+			t.Fatal("opened")
+		} else if !errors.Is(err, context.Canceled) {
+			t.Errorf("%v", err)
+		}
+		mustClose(t, mustOpen(t, url))
+	})
+}
+
+// rows puts one row in each table that there is in schema 1.
+var rows = []string{
+	`INSERT INTO contexts VALUES (1, 'one', 1790000000000)`,
+	`INSERT INTO sequences VALUES ('context', 1), ('user/1', 3)`,
+	`INSERT INTO mailhosts VALUES ('dove', 'mail.example.org', 993, 'tls', 0, '', 'dove', '00', 'metadata', 1, '["192.0.2.0/24"]', '[1]', 1790000000000)`,
+	`INSERT INTO mailhosts VALUES ('bare', 'localhost', 143, 'none', 0, '', NULL, '', 'login', 0, 'null', 'null', 1790000000000)`,
+	`INSERT INTO users VALUES (1, 3, 'Alice@example.org', 'alice@example.org', 'dove', 1790000000000)`,
+	`INSERT INTO sessions VALUES ('0123456789abcdef', 'th', 1, 3, 'app', 'dh', '192.0.2.1', 1790000000000, 1790000000000, 1790000000000)`,
+	`INSERT INTO credentials VALUES (1, 3, 'v1.00000000.AAAA', 1790000000000)`,
+	`INSERT INTO subscriptions VALUES ('s1', 1, 3, 'app', 'apns', 'kh', 'v1.00000000.AAAA', '…beef', 'dh', '["mail:new"]', 1790000000000, 1790000000000, 0)`,
+	`INSERT INTO listeners VALUES (1, 3, 1, 'registered', '', 0, 1790000000000, 1790000000000)`,
+	`INSERT INTO mailboxes VALUES (1, 3, 'INBOX', 4294967295, 4294967295, -1, 1790000000000)`,
+	`INSERT INTO versions VALUES (1, 3, 7)`,
+	`INSERT INTO slots VALUES ('s1', 'mail', 7, 6, '{}', 1, 2, 1790000000000, 1790000000000, 1790000000000)`,
+	`INSERT INTO outcomes VALUES ('s1', 1, 6, 1, 'delivered', 200, '', 'id', 1790000000000, 1790000000000, 1790000000000, 0)`,
+}
+
+// TestReleasedSchemas opens a database file of each released schema: what was in it is there, and its
+// schema is that of a new one. It fails too when a released migration was edited.
+func TestReleasedSchemas(t *testing.T) {
+	t.Parallel()
+	fresh := open(t, testpeer.SQLiteURL(t), Options{})
+	exec(t, fresh, "DROP TABLE t")
+	for _, version := range migrations(t) {
+		golden := filepath.Join("testdata", fmt.Sprintf("schema-%d.db", version))
+		if *update && version == len(migrations(t)) {
+			writeGolden(t, golden)
+		}
+		content, err := os.ReadFile(golden) //nolint:gosec // a fixed name
+		if err != nil {
+			t.Fatalf("%v (go test ./internal/db -run %s -update writes it)", err, t.Name())
+		}
+		url := testpeer.SQLiteURL(t)
+		if err := os.WriteFile(strings.TrimPrefix(url, "sqlite:"), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		d := open(t, url, Options{})
+		exec(t, d, "DROP TABLE t")
+		const schema = "SELECT type || ' ' || name || ': ' || COALESCE(sql, '') FROM sqlite_master WHERE tbl_name <> 'goose_db_version' ORDER BY 1"
+		if got, want := texts(t, d, schema), texts(t, fresh, schema); !slices.Equal(got, want) {
+			t.Errorf("schema %d does not become that of a new database:\n%s\nbut\n%s", version, strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+		for _, table := range tables(t, d) {
+			var n int
+			if err := d.QueryRow(t.Context(), "SELECT COUNT(*) FROM "+table).Scan(&n); err != nil || n == 0 {
+				t.Errorf("schema %d: %d rows in %s, %v", version, n, table, err)
+			}
+		}
+		var login, folder string
+		err = d.QueryRow(t.Context(), `SELECT u.login, m.folder FROM users u JOIN mailboxes m ON m.context_id = u.context_id AND m.user_id = u.id
+			WHERE m.high_uid = 4294967295 AND m.seen = -1`).Scan(&login, &folder)
+		if err != nil || login != "Alice@example.org" || folder != "INBOX" {
+			t.Errorf("schema %d: %q %q, %v", version, login, folder, err)
+		}
+		exec(t, d, "DELETE FROM users")
+		for _, table := range []string{"sessions", "credentials", "subscriptions", "listeners", "mailboxes", "versions", "slots", "outcomes"} {
+			if left := texts(t, d, "SELECT 'a row' FROM "+table); len(left) > 0 {
+				t.Errorf("schema %d: %s outlives its user", version, table)
+			}
+		}
+	}
+}
+
+func writeGolden(t *testing.T, path string) {
+	t.Helper()
+	url := testpeer.SQLiteURL(t)
+	d := mustOpen(t, url)
+	for _, row := range rows {
+		exec(t, d, row)
+	}
+	for _, q := range []string{"PRAGMA journal_mode = DELETE", "PRAGMA page_size = 1024", "VACUUM", "PRAGMA journal_mode = WAL"} {
+		d.reads.SetMaxIdleConns(0) // whoever reads keeps the journal's mode from changing
+		if _, err := d.writer.ExecContext(t.Context(), q); err != nil {
+			t.Fatalf("%s: %v", q, err)
+		}
+	}
+	mustClose(t, d)
+	content, err := os.ReadFile(strings.TrimPrefix(url, "sqlite:"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, content, 0o644); err != nil { //nolint:gosec // no secrets in it
+		t.Fatal(err)
+	}
+}
+
+// TestSchemaOnPostgres puts the same rows in PostgreSQL: the types hold what SQLite's hold.
+func TestSchemaOnPostgres(t *testing.T) {
+	t.Parallel()
+	d := open(t, testpeer.PostgresURL(t), Options{})
+	for _, row := range rows {
+		exec(t, d, row)
+	}
+	exec(t, d, "DELETE FROM users")
+	if left := texts(t, d, "SELECT subscription_id FROM slots"); len(left) > 0 {
+		t.Error("slots outlive their user")
+	}
+}
