@@ -19,7 +19,7 @@ const Unknown = -1
 // Kind is what happened.
 type Kind string
 
-// NewMail: a message is new in a folder, by delivery or by APPEND.
+// NewMail is a message that is new in a folder, by delivery or by APPEND.
 const NewMail Kind = "new_mail"
 
 // Event is something that happened in a mailbox.

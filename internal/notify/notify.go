@@ -117,8 +117,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) (answer, error) 
 		return answer{}, err
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) {
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return answer{}, problem.New(http.StatusRequestEntityTooLarge, "too_large", "a notification has at most 1 MiB")
 	} else if err != nil {
 		return answer{}, problem.New(http.StatusBadRequest, "unreadable_body", "the request's body ended early")

@@ -271,7 +271,9 @@ func cut(s string, size int) string {
 		end += len(cluster)
 	}
 	if end == 0 {
-		for end = size; !utf8.RuneStart(s[end]); end-- {
+		end = size
+		for !utf8.RuneStart(s[end]) {
+			end--
 		}
 	}
 	return strings.TrimRight(s[:end], " ")

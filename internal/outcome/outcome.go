@@ -14,17 +14,17 @@ import (
 type Kind int
 
 const (
-	// Delivered: the provider took responsibility for the notification.
+	// Delivered means that the provider took responsibility for the notification.
 	Delivered Kind = iota
-	// Later: nothing is wrong with the message; try again after a while.
+	// Later means that nothing is wrong with the message; try again after a while.
 	Later
-	// Suspect: the token may be wrong, and so may our environment or topic. Never removes by itself.
+	// Suspect means that the token may be wrong, and so may our environment or topic. Never removes by itself.
 	Suspect
-	// Gone: the provider says explicitly that this token will never work again.
+	// Gone means that the provider says explicitly that this token will never work again.
 	Gone
-	// Refused: this message is at fault (our bug or configuration). Not retried, never removes.
+	// Refused means that this message is at fault (our bug or configuration). Not retried, never removes.
 	Refused
-	// Blocked: the credential is refused, so every message of it would be. Slots are kept.
+	// Blocked means that the credential is refused, and so would be every message of it. Slots are kept.
 	Blocked
 )
 

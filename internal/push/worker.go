@@ -89,6 +89,10 @@ type flight struct {
 // fly makes one try of one slot and commits its outcome. The permit of its lane is held until then.
 func (s *Service) fly(ctx context.Context, e *entry) {
 	f, dirty, err := s.load(ctx, e.id)
+	if err != nil && ctx.Err() != nil {
+		s.sched.done(e, true, s.Now()) // stopping
+		return
+	}
 	if err != nil {
 		// The store is away, or a row of it is damaged. Holding the permit for a moment keeps a lane from
 		// spinning, giving it back keeps damaged rows from using up all permits.
