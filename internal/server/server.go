@@ -132,6 +132,9 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 		AttemptsPerLogin: cfg.SignIn.AttemptsPerLogin, AttemptsPerAddress: cfg.SignIn.AttemptsPerAddress,
 		Window: time.Duration(cfg.SignIn.Window),
 	})
+	if err := accounts.CheckKey(ctx); err != nil {
+		return err
+	}
 	subs := subscription.New(s.db, s.state.keys, func(client string) bool {
 		return slices.ContainsFunc(cfg.Push.AllowedClients, func(p string) bool { return config.MatchClient(p, client) })
 	}, now)
