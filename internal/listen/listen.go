@@ -196,7 +196,6 @@ func (s *Service) take(ctx context.Context) (begin []*job, next time.Duration) {
 
 // run works on one user until nothing has changed meanwhile.
 func (s *Service) run(ctx context.Context, j *job) {
-	defer s.Changed()
 	for asked := j.asked; ; asked = true {
 		err := s.reconcile(ctx, j.user, asked)
 		if err != nil && ctx.Err() == nil {

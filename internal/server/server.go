@@ -77,7 +77,7 @@ func New(ctx context.Context, cfg *config.Config, opts Options) (s *Server, err 
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.Close())
+			err = errors.Join(err, s.Close(context.WithoutCancel(ctx)))
 			s = nil
 		}
 	}()
@@ -257,11 +257,11 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	err := faces.Wait()
 	stopWorking()
-	return errors.Join(err, workers.Wait(), s.Close())
+	return errors.Join(err, workers.Wait(), s.Close(context.WithoutCancel(ctx)))
 }
 
-// Close closes what New opened. Run does it too.
-func (s *Server) Close() error {
+// Close closes what New opened, within stopTimeout. Run does it too.
+func (s *Server) Close(ctx context.Context) error {
 	var errs []error
 	for _, f := range []face{s.public, s.internal, s.admin} {
 		if f.listener != nil {
@@ -274,7 +274,7 @@ func (s *Server) Close() error {
 		s.transports.close()
 	}
 	if s.bus != nil {
-		stopping, cancel := context.WithTimeout(context.Background(), stopTimeout)
+		stopping, cancel := context.WithTimeout(ctx, stopTimeout)
 		defer cancel()
 		errs = append(errs, s.bus.Close(stopping))
 		s.bus = nil

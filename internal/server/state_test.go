@@ -51,7 +51,7 @@ func TestFirstStartMakesItsFiles(t *testing.T) {
 	if _, err := server.New(t.Context(), cfg, server.Options{}); err == nil || !strings.Contains(err.Error(), "another posthorn") {
 		t.Errorf("a second server on the directory: %v", err)
 	}
-	must(t, s.Close())
+	must(t, s.Close(t.Context()))
 }
 
 func TestWrongSealKeyDoesNotStart(t *testing.T) {
@@ -59,7 +59,7 @@ func TestWrongSealKeyDoesNotStart(t *testing.T) {
 	cfg := zeroConfig(t)
 	s, err := server.New(t.Context(), cfg, server.Options{})
 	must(t, err)
-	must(t, s.Close())
+	must(t, s.Close(t.Context()))
 	must(t, os.Remove(filepath.Join(cfg.StateDir, server.SealKeyFile)))
 	if _, err := server.New(t.Context(), cfg, server.Options{}); !errors.Is(err, account.ErrWrongKey) {
 		t.Errorf("started with another seal key: %v", err)
