@@ -260,6 +260,18 @@ func (s *Service) Sessions(ctx context.Context, id tenant.UserID) ([]Session, er
 	return all, rows.Err()
 }
 
+const sqlForgetCredential = `DELETE FROM credentials WHERE context_id = ? AND user_id = ? AND NOT EXISTS
+	(SELECT 1 FROM sessions WHERE context_id = ? AND user_id = ? AND expires_ms > ?)`
+
+// ForgetCredential removes a user's stored password unless he is signed in somewhere. It is for when no
+// listener needs it any more.
+func (s *Service) ForgetCredential(ctx context.Context, id tenant.UserID) error {
+	return s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		_, err := tx.Exec(ctx, sqlForgetCredential, id.Context, id.ID, id.Context, id.ID, db.Millis(s.Now()))
+		return err
+	})
+}
+
 // isSessionID tells our ids from what else a URL may hold.
 func isSessionID(s string) bool {
 	_, err := hex.DecodeString(s)

@@ -267,7 +267,7 @@ func TestAtRest(t *testing.T) {
 	file := strings.TrimPrefix(url, "sqlite:")
 	var all []byte
 	for _, suffix := range []string{"", "-wal"} {
-		content, err := os.ReadFile(file + suffix)
+		content, err := os.ReadFile(file + suffix) //nolint:gosec // the test's own
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -257,7 +257,7 @@ func scripted(t *testing.T, answers map[string]string) tenant.MailHost {
 				return
 			}
 			wg.Go(func() {
-				defer conn.Close() //nolint:errcheck // a script has no more to say
+				defer conn.Close()
 				_, _ = fmt.Fprint(conn, answers["greeting"])
 				for lines := bufio.NewScanner(conn); lines.Scan(); {
 					if words := strings.Fields(lines.Text()); len(words) > 1 && answers[words[1]] != "" {

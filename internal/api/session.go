@@ -85,6 +85,13 @@ func (a *API) revokeSession(r *http.Request) (int, any, error) {
 			return 0, nil, err
 		}
 		a.Listen.Changed()
+		if _, listening, err := a.Subscriptions.Listener(r.Context(), sess.User); err != nil {
+			return 0, nil, err
+		} else if !listening { // else the listener's end forgets it: it is needed to unregister
+			if err := a.Accounts.ForgetCredential(r.Context(), sess.User); err != nil {
+				return 0, nil, err
+			}
+		}
 	}
 	return http.StatusNoContent, nil, nil
 }

@@ -62,7 +62,7 @@ func Open(ctx context.Context, url string, opts Options) (*DB, error) {
 	} else if strings.HasPrefix(url, "postgres://") || strings.HasPrefix(url, "postgresql://") {
 		err = d.openPostgres(ctx, url)
 	} else {
-		return nil, errors.New("database url must begin with postgres:// or sqlite:")
+		return nil, errors.New("database url begins with neither sqlite: nor postgres://")
 	}
 	if err != nil {
 		return nil, err
@@ -103,7 +103,8 @@ func (d *DB) openSQLite(ctx context.Context, path string) error {
 	d.reads.SetMaxIdleConns(4)
 	d.writes = make(chan *write, maxQueuedWrites)
 	d.stopped = make(chan struct{})
-	go d.commitLoop() // Close waits for it through d.stopped
+	// It outlives every caller; Close ends it through d.closing, and waits through d.stopped.
+	go d.commitLoop(context.WithoutCancel(ctx))
 	return nil
 }
 

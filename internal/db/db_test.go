@@ -104,6 +104,7 @@ func TestReadAndWrite(t *testing.T) {
 			if err != nil {
 				return err
 			}
+			defer rows.Close()
 			var got []int64
 			for rows.Next() {
 				var n int64
@@ -115,7 +116,7 @@ func TestReadAndWrite(t *testing.T) {
 			if !slices.Equal(got, []int64{3, big + 1}) {
 				t.Errorf("in the write: %v", got)
 			}
-			return errors.Join(rows.Err(), rows.Close())
+			return rows.Err()
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -151,7 +151,7 @@ func TestMigrateAtOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := migrating.ExecContext(t.Context(), "SELECT pg_advisory_lock($1)", int64(lock.DefaultLockID)); err != nil {
+	if _, err := migrating.ExecContext(t.Context(), "SELECT pg_advisory_lock($1)", lock.DefaultLockID); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
@@ -159,7 +159,7 @@ func TestMigrateAtOnce(t *testing.T) {
 	if d, err := Open(ctx, url, Options{}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("opened beside a migration: %v, %v", d, err)
 	}
-	if _, err := migrating.ExecContext(t.Context(), "SELECT pg_advisory_unlock($1)", int64(lock.DefaultLockID)); err != nil {
+	if _, err := migrating.ExecContext(t.Context(), "SELECT pg_advisory_unlock($1)", lock.DefaultLockID); err != nil {
 		t.Fatal(err)
 	}
 	if err := migrating.Close(); err != nil {
@@ -231,7 +231,7 @@ func TestReleasedSchemas(t *testing.T) {
 			t.Fatalf("%v (go test ./internal/db -run %s -update writes it)", err, t.Name())
 		}
 		url := testpeer.SQLiteURL(t)
-		if err := os.WriteFile(strings.TrimPrefix(url, "sqlite:"), content, 0o600); err != nil {
+		if err := os.WriteFile(strings.TrimPrefix(url, "sqlite:"), content, 0o600); err != nil { //nolint:gosec // the test's own
 			t.Fatal(err)
 		}
 		d := open(t, url, Options{})

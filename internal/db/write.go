@@ -122,10 +122,8 @@ func (d *DB) Write(ctx context.Context, fn func(context.Context, *Tx) error) err
 }
 
 // commitLoop is the writer goroutine: it takes what waits, runs it in one transaction, answers all.
-func (d *DB) commitLoop() {
+func (d *DB) commitLoop(ctx context.Context) {
 	defer close(d.stopped)
-	// The writer outlives every caller's context; Close ends it through d.closing.
-	ctx := context.Background()
 	group := make([]*write, 0, maxGroup)
 	for w := d.next(); w != nil; w = d.next() {
 		group = append(group[:0], w)

@@ -109,11 +109,11 @@ func background(ctx context.Context, d *DB, writes ...func(context.Context, *Tx)
 	return said
 }
 
-func wantErrors(t *testing.T, said []chan error, want ...error) {
+func wantError(t *testing.T, said []chan error, want error) {
 	t.Helper()
 	for i, ch := range said {
-		if err := <-ch; !errors.Is(err, want[i]) || (err == nil) != (want[i] == nil) {
-			t.Errorf("write %d: %v, want %v", i, err, want[i])
+		if err := <-ch; !errors.Is(err, want) || (err == nil) != (want == nil) {
+			t.Errorf("write %d: %v, want %v", i, err, want)
 		}
 	}
 }
@@ -210,9 +210,9 @@ func TestCancelledWhileQueued(t *testing.T) {
 		said := background(ctx, d, put("never", nil))
 		others := background(t.Context(), d, put("other", nil))
 		cancel(cause)
-		wantErrors(t, said, cause) // at once, not when the writer is free
+		wantError(t, said, cause) // at once, not when the writer is free
 		free()
-		wantErrors(t, others, nil)
+		wantError(t, others, nil)
 		wantKeys(t, d, "other")
 	})
 }
@@ -259,7 +259,7 @@ func TestCancelledWhileRunning(t *testing.T) {
 		default:
 		}
 		close(gate)
-		wantErrors(t, said, nil)
+		wantError(t, said, nil)
 		wantKeys(t, d, "kept")
 	})
 }
@@ -278,7 +278,7 @@ func TestClose(t *testing.T) {
 			t.Errorf("write beside Close: %v", err)
 		}
 		free()
-		wantErrors(t, said, nil)
+		wantError(t, said, nil)
 		if err := errors.Join(<-closed, d.Close()); err != nil {
 			t.Error(err)
 		}
@@ -326,7 +326,7 @@ func TestCloseRace(t *testing.T) {
 			for w := range 16 {
 				wg.Go(func() {
 					for i := 0; ; i++ {
-						err := d.Write(context.Background(), put(fmt.Sprintf("%d/%d/%d", round, w, i), nil)) //nolint:usetesting // one that never ends
+						err := d.Write(context.Background(), put(fmt.Sprintf("%d/%d/%d", round, w, i), nil))
 						if err != nil {
 							if url[:6] == "sqlite" && !errors.Is(err, ErrClosed) {
 								t.Error(err)

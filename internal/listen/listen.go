@@ -196,6 +196,7 @@ func (s *Service) take(ctx context.Context) (begin []*job, next time.Duration) {
 
 // run works on one user until nothing has changed meanwhile.
 func (s *Service) run(ctx context.Context, j *job) {
+	defer s.Changed()
 	for asked := j.asked; ; asked = true {
 		err := s.reconcile(ctx, j.user, asked)
 		if err != nil && ctx.Err() == nil {
@@ -245,7 +246,7 @@ func (s *Service) register(ctx context.Context, log *slog.Logger, l subscription
 	defer cancel()
 	st := s.Dovecot.Register(working, user)
 	if ctx.Err() != nil {
-		return nil //nolint:nilerr // we are stopping: that is no news of the mail server
+		return nil // we are stopping: that is no news of the mail server
 	}
 	if st.State != l.State || st.Reason != l.Reason {
 		log.InfoContext(ctx, "listener changed", slog.String("from", l.State), slog.String("to", st.State),
@@ -267,12 +268,15 @@ func (s *Service) unregister(ctx context.Context, log *slog.Logger, l subscripti
 	defer cancel()
 	err := s.Dovecot.Unregister(working, user)
 	if ctx.Err() != nil {
-		return nil //nolint:nilerr // as above
+		return nil
 	}
 	switch {
 	case err == nil:
 		log.InfoContext(ctx, "listener removed")
-		return s.Subscriptions.RemoveListener(ctx, user.ID)
+		if err := s.Subscriptions.RemoveListener(ctx, user.ID); err != nil {
+			return err
+		}
+		return s.Dovecot.Accounts.ForgetCredential(ctx, user.ID)
 	case l.Attempt >= maxUnregisterTries:
 		log.WarnContext(ctx, "registration left at the mail server: it could not be removed", slog.Any("err", err))
 		return s.Subscriptions.RemoveListener(ctx, user.ID)

@@ -121,9 +121,18 @@ func (k *Keyring) Open(owner, sealed string) ([]byte, error) {
 	return nil, fmt.Errorf("%w (no key %q in the ring)", ErrOpen, id)
 }
 
-// Derive returns a key for another purpose, such as a MAC, that tells nothing of the sealing key.
-func (k *Keyring) Derive(purpose string) ([]byte, error) {
-	return hkdf.Key(sha256.New, k.keys[0].secret[:], nil, "posthorn/"+purpose, sha256.Size)
+// Derive returns keys for another purpose, such as a MAC, that tell nothing of the sealing keys: one for
+// each key of the ring in its order. What the first makes, the others may have made before a rotation.
+func (k *Keyring) Derive(purpose string) ([][]byte, error) {
+	derived := make([][]byte, len(k.keys))
+	for i, key := range k.keys {
+		var err error
+		derived[i], err = hkdf.Key(sha256.New, key.secret[:], nil, "posthorn/"+purpose, sha256.Size)
+		if err != nil {
+			return nil, fmt.Errorf("derive key: %w", err)
+		}
+	}
+	return derived, nil
 }
 
 func associated(keyID, owner string) []byte {

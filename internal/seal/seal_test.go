@@ -87,8 +87,17 @@ func TestDerivedKeysDiffer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if bytes.Equal(a, b) || bytes.Equal(a, k.keys[0].secret[:]) {
+	if bytes.Equal(a[0], b[0]) || bytes.Equal(a[0], k.keys[0].secret[:]) {
 		t.Error("derived keys are not separate")
+	}
+	old := strings.Repeat("0f", KeySize)
+	rotated, err := ring(t, newKey(t)+old).Derive("alias")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := ring(t, old).Derive("alias")
+	if err != nil || len(rotated) != 2 || !bytes.Equal(rotated[1], before[0]) {
+		t.Errorf("a rotation lost the old derived key: %v", err)
 	}
 }
 

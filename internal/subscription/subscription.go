@@ -32,9 +32,9 @@ import (
 )
 
 var (
-	// ErrNotFound: the user has no such subscription.
+	// ErrNotFound means that the user has no such subscription.
 	ErrNotFound = errors.New("no such subscription")
-	// ErrTooMany: the user has maxPerUser subscriptions.
+	// ErrTooMany means that the user has maxPerUser subscriptions.
 	ErrTooMany = fmt.Errorf("a user can have %d subscriptions: remove one first", maxPerUser)
 )
 

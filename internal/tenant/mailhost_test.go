@@ -14,7 +14,7 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/testpeer"
 )
 
-const password = "a password of the host's own" //nolint:gosec // of no host
+const password = "a password of the host's own"
 
 // certificate returns some CA in PEM.
 func certificate(t *testing.T) string {
@@ -80,7 +80,7 @@ func TestMailHosts(t *testing.T) {
 		}
 		if path, ok := strings.CutPrefix(url, "sqlite:"); ok {
 			for _, suffix := range []string{"", "-wal"} {
-				content, err := os.ReadFile(path + suffix)
+				content, err := os.ReadFile(path + suffix) //nolint:gosec // the test's own
 				if err != nil || strings.Contains(string(content), password) {
 					t.Errorf("the notify password is stored in clear (%v)", err)
 				}

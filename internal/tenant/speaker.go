@@ -118,7 +118,7 @@ func (s *Store) resolveAlias(ctx context.Context, sp Speaker, name string) (User
 	if !sp.speaksFor(h, id.Context) {
 		return UserID{}, ReasonForeignUser, nil
 	}
-	if (h.KeyedAlias || keyed) && subtle.ConstantTimeCompare([]byte(mac), []byte(s.aliasMAC(id))) != 1 {
+	if (h.KeyedAlias || keyed) && !s.verifyMAC(id, mac) {
 		return UserID{}, ReasonUnverifiedUser, nil
 	}
 	return id, "", nil
@@ -138,12 +138,30 @@ func (s *Store) Alias(h MailHost, id UserID) string {
 	if !h.KeyedAlias {
 		return id.String()
 	}
-	return id.String() + "." + s.aliasMAC(id)
+	return id.String() + "." + aliasMAC(s.alias[0], id)
+}
+
+// Aliases are all names that a registration of the user may bear from earlier: the bare one, and those
+// with a MAC of any key of the ring.
+func (s *Store) Aliases(id UserID) []string {
+	all := []string{id.String()}
+	for _, key := range s.alias {
+		all = append(all, id.String()+"."+aliasMAC(key, id))
+	}
+	return all
+}
+
+func (s *Store) verifyMAC(id UserID, mac string) bool {
+	ok := 0
+	for _, key := range s.alias {
+		ok |= subtle.ConstantTimeCompare([]byte(mac), []byte(aliasMAC(key, id)))
+	}
+	return ok == 1
 }
 
 // aliasMAC is HMAC-SHA256 of the id, cut to 128 bits, as base64url.
-func (s *Store) aliasMAC(id UserID) string {
-	m := hmac.New(sha256.New, s.alias)
+func aliasMAC(key []byte, id UserID) string {
+	m := hmac.New(sha256.New, key)
 	m.Write([]byte(id.String()))
 	return base64.RawURLEncoding.EncodeToString(m.Sum(nil)[:16])
 }

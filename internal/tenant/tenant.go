@@ -73,7 +73,7 @@ func parseID(s string) (int64, error) {
 // Store keeps contexts, users and mail hosts.
 type Store struct {
 	db    *db.DB
-	alias []byte // key of the MAC in keyed aliases
+	alias [][]byte // keys of the MAC in keyed aliases, the one in use first
 	dflt  NotifyCredential
 	now   func() time.Time
 }
@@ -93,7 +93,7 @@ type NotifyCredential struct {
 func New(d *db.DB, keys *seal.Keyring, dflt NotifyCredential, now func() time.Time) (*Store, error) {
 	alias, err := keys.Derive("alias")
 	if err != nil {
-		return nil, fmt.Errorf("derive alias key: %w", err)
+		return nil, err
 	}
 	return &Store{db: d, alias: alias, dflt: dflt, now: now}, nil
 }

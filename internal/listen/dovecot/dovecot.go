@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/posthorn-mail/posthorn/internal/account"
@@ -127,7 +128,7 @@ type holder int
 const (
 	nobody  holder = iota
 	ours           // exactly what we would write
-	oldOurs        // names our user, but without the proof that the mail host's setting now asks for
+	oldOurs        // names our user, but not as we would now: without the proof, or with one of an older key
 	foreign
 )
 
@@ -143,11 +144,12 @@ func (s *Source) look(ctx context.Context, c *imap.Client, u tenant.User) (want 
 	if err != nil {
 		return want, nobody, fmt.Errorf("read registration: %w", err)
 	}
-	return want, whose(value, ok, alias, u.ID.String()), nil
+	return want, whose(value, ok, alias, s.Tenants.Aliases(u.ID)...), nil
 }
 
-// whose judges a value: TAB-separated key=value pairs, of which Dovecot reads "user".
-func whose(value string, ok bool, alias, bare string) holder {
+// whose judges a value: TAB-separated key=value pairs, of which Dovecot reads "user". alias is what we
+// would write, earlier what we may have written.
+func whose(value string, ok bool, alias string, earlier ...string) holder {
 	if !ok || value == "" { // Dovecot keeps an empty value as an entry; it registers nobody
 		return nobody
 	}
@@ -161,10 +163,10 @@ func whose(value string, ok bool, alias, bare string) holder {
 			return foreign
 		}
 	}
-	switch user {
-	case alias:
+	switch {
+	case user == alias:
 		return ours
-	case bare:
+	case slices.Contains(earlier, user):
 		return oldOurs
 	}
 	return foreign
