@@ -86,8 +86,13 @@ func world(t *testing.T, url string) *tenant.Store {
 		context     int64
 		login, host string
 	}{
-		{1, "alice", "plain"}, {1, "bob", "plain"}, {1, "alice", "keyed"}, {1, "carol", "meta"},
-		{2, "Alice", "other"}, {2, "dave", "keyed"}, {2, "erin", "meta"},
+		{1, "alice", "plain"},
+		{1, "bob", "plain"},
+		{1, "alice", "keyed"},
+		{1, "carol", "meta"},
+		{2, "Alice", "other"},
+		{2, "dave", "keyed"},
+		{2, "erin", "meta"},
 	} {
 		addUser(t, s, u.context, u.login, u.host)
 	}
