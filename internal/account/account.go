@@ -101,9 +101,9 @@ const (
 )
 
 const (
-	//nolint:gosec // G101: a query, no credential
 	sqlPutCredential = `INSERT INTO credentials (context_id, user_id, sealed, updated_ms) VALUES (?, ?, ?, ?)
 		ON CONFLICT (context_id, user_id) DO UPDATE SET sealed = excluded.sealed, updated_ms = excluded.updated_ms`
+	//nolint:gosec // G101: a query, no credential
 	sqlCredential = `SELECT sealed FROM credentials WHERE context_id = ? AND user_id = ?`
 )
 

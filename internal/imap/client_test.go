@@ -169,7 +169,7 @@ func TestCancelDial(t *testing.T) {
 func TestCancelWrite(t *testing.T) {
 	t.Parallel()
 	client, server := net.Pipe() // nothing is buffered: a write hangs until somebody reads
-	defer server.Close()         //nolint:errcheck // a pipe
+	defer server.Close()
 	go func() { _, _ = io.WriteString(server, "* OK [CAPABILITY ID] hi\r\n") }()
 	c, err := Dial(t.Context(), Config{Host: "127.0.0.1", Security: SecurityNone, Dial: func(context.Context, string, string) (net.Conn, error) {
 		return client, nil
@@ -310,7 +310,7 @@ func TestBounds(t *testing.T) {
 			var wg sync.WaitGroup
 			defer wg.Wait()
 			wg.Go(func() {
-				defer server.Close() //nolint:errcheck // a pipe
+				defer server.Close()
 				_, _ = io.WriteString(server, "* OK [CAPABILITY METADATA] hi\r\n")
 				_, _ = io.ReadFull(server, make([]byte, len(`p1 GETMETADATA "" (/private/x)`+"\r\n")))
 				if err := answer(server); err == nil {

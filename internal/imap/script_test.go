@@ -55,7 +55,7 @@ func (s script) serve(t *testing.T, cfg Config) Config {
 		if err != nil {
 			return // nobody came
 		}
-		defer conn.Close() //nolint:errcheck // the client's end tells
+		defer conn.Close()
 		if err := s.play(conn); err != nil {
 			t.Errorf("script: %v", err)
 		}

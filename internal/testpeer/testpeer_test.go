@@ -122,7 +122,7 @@ func TestDovecotTLSAndLoginForm(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close() //nolint:errcheck // only read
+	defer conn.Close()
 	if line, err := bufio.NewReader(conn).ReadString('\n'); err != nil || !strings.Contains(line, "extra text") {
 		t.Fatalf("greeting %q, %v", line, err)
 	}
