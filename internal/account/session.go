@@ -190,6 +190,9 @@ func (s *Service) open(ctx context.Context, u tenant.User, req SignIn) (Session,
 		if _, err := tx.Exec(ctx, sqlPurgeSessions, db.Millis(now)); err != nil {
 			return err
 		}
+		if err := tx.Lock(ctx, credentialOwner(u.ID)); err != nil {
+			return err
+		}
 		if _, err := tx.Exec(ctx, sqlPutCredential, u.ID.Context, u.ID.ID, sealed, db.Millis(now)); err != nil {
 			return err
 		}
@@ -267,6 +270,10 @@ const sqlForgetCredential = `DELETE FROM credentials WHERE context_id = ? AND us
 // listener needs it any more.
 func (s *Service) ForgetCredential(ctx context.Context, id tenant.UserID) error {
 	return s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		// Else it would remove what a sign-in stores at this moment, without seeing its session yet.
+		if err := tx.Lock(ctx, credentialOwner(id)); err != nil {
+			return err
+		}
 		_, err := tx.Exec(ctx, sqlForgetCredential, id.Context, id.ID, id.Context, id.ID, db.Millis(s.Now()))
 		return err
 	})

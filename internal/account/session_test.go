@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -281,6 +282,63 @@ func TestAtRest(t *testing.T) {
 			t.Errorf("%q stands in the database", clear)
 		}
 	}
+}
+
+// A stored password is forgotten when neither a session nor a listener needs it.
+func TestForgetCredential(t *testing.T) {
+	withSessions(t, func(t *testing.T, s *Service, w *watch, alice, bob tenant.User) {
+		forget := func(want int) {
+			t.Helper()
+			if err := s.ForgetCredential(t.Context(), alice.ID); err != nil {
+				t.Fatal(err)
+			}
+			if n := count(t, s, "SELECT COUNT(*) FROM credentials"); n != want {
+				t.Errorf("%d credentials, want %d", n, want)
+			}
+		}
+		mustSignIn(t, s, bob, device)
+		w.pass(time.Hour)
+		sess, _ := mustSignIn(t, s, alice, device)
+		forget(2)
+		if _, _, err := s.Revoke(t.Context(), alice.ID, sess.ID); err != nil {
+			t.Fatal(err)
+		}
+		forget(1)
+		forget(1)
+		if _, err := s.Dial(t.Context(), alice); !errors.Is(err, ErrNoCredential) {
+			t.Errorf("dial: %v", err)
+		}
+		mustSignIn(t, s, alice, device)
+		forget(2)
+		w.pass(24 * time.Hour) // expired, if not yet swept up
+		forget(1)
+	})
+}
+
+// A sign-in beside it loses nothing.
+func TestForgetWhileSigningIn(t *testing.T) {
+	withSessions(t, func(t *testing.T, s *Service, _ *watch, alice, _ tenant.User) {
+		for range 10 {
+			sess, _ := mustSignIn(t, s, alice, device)
+			if _, _, err := s.Revoke(t.Context(), alice.ID, sess.ID); err != nil {
+				t.Fatal(err)
+			}
+			var both sync.WaitGroup
+			both.Go(func() { sess, _ = mustSignIn(t, s, alice, device) })
+			both.Go(func() {
+				if err := s.ForgetCredential(t.Context(), alice.ID); err != nil {
+					t.Error(err)
+				}
+			})
+			both.Wait()
+			if n := count(t, s, "SELECT COUNT(*) FROM credentials"); n != 1 {
+				t.Fatal("a session without a password")
+			}
+			if _, _, err := s.Revoke(t.Context(), alice.ID, sess.ID); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
 }
 
 // What hangs on a user goes with him.

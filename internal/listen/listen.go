@@ -273,17 +273,17 @@ func (s *Service) unregister(ctx context.Context, log *slog.Logger, l subscripti
 	switch {
 	case err == nil:
 		log.InfoContext(ctx, "listener removed")
-		if err := s.Subscriptions.RemoveListener(ctx, user.ID); err != nil {
-			return err
-		}
-		return s.Dovecot.Accounts.ForgetCredential(ctx, user.ID)
 	case l.Attempt >= maxUnregisterTries:
 		log.WarnContext(ctx, "registration left at the mail server: it could not be removed", slog.Any("err", err))
-		return s.Subscriptions.RemoveListener(ctx, user.ID)
+	default:
+		l.Attempt++
+		l.NotBefore = s.Now().Add(retryIn(err, l.Attempt))
+		return s.Subscriptions.SetListener(ctx, l)
 	}
-	l.Attempt++
-	l.NotBefore = s.Now().Add(retryIn(err, l.Attempt))
-	return s.Subscriptions.SetListener(ctx, l)
+	if err := s.Subscriptions.RemoveListener(ctx, user.ID); err != nil {
+		return err
+	}
+	return s.Dovecot.Accounts.ForgetCredential(ctx, user.ID)
 }
 
 // audit is when to look at a settled listener again: with jitter, so that those of one start part.

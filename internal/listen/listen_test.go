@@ -113,6 +113,16 @@ func (f *fixture) exec(t *testing.T, query string, args ...any) {
 	}
 }
 
+func (f *fixture) knowsPassword(t *testing.T, u tenant.UserID) bool {
+	t.Helper()
+	var n int
+	err := f.db.QueryRow(t.Context(), "SELECT COUNT(*) FROM credentials WHERE context_id = ? AND user_id = ?", u.Context, u.ID).Scan(&n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n > 0
+}
+
 // start runs the service until stop, or the end of the test.
 func (f *fixture) start(t *testing.T) {
 	t.Helper()
@@ -237,9 +247,12 @@ func TestLife(t *testing.T) {
 			t.Errorf("%+v", l)
 		}
 		wantEntry(t, d, 1, "user=1@1")
+		if !f.knowsPassword(t, user(1)) {
+			t.Error("the password that the listener needs is gone")
+		}
 		f.unsubscribe(t, user(1), second)
-		if l := f.await(t, user(1)); l.State != "" {
-			t.Errorf("%+v", l)
+		if l := f.await(t, user(1)); l.State != "" || f.knowsPassword(t, user(1)) {
+			t.Errorf("%+v, password kept %v", l, f.knowsPassword(t, user(1)))
 		}
 		wantEntry(t, d, 1, "")
 
@@ -387,6 +400,9 @@ func TestUnregisterGivesUp(t *testing.T) {
 		}
 		if l = f.await(t, user(1)); l.State != "" {
 			t.Errorf("still there: %+v", l)
+		}
+		if f.knowsPassword(t, user(1)) {
+			t.Error("the password of a user who is signed out is kept")
 		}
 	})
 }

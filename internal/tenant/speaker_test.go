@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -189,6 +190,45 @@ func TestAlias(t *testing.T) {
 		strings.HasSuffix(got, strings.TrimPrefix(s.Alias(keyed, tenant.UserID{Context: 3, ID: 1}), "1@3.")) {
 		t.Error("the MAC is not made of the key and the user")
 	}
+}
+
+// TestAliasAfterRotation: what was registered with an old key counts for as long as the key is kept.
+func TestAliasAfterRotation(t *testing.T) {
+	t.Parallel()
+	testpeer.EachDatabase(t, func(t *testing.T, url string) {
+		old, fresh := keyFile(t), keyFile(t)
+		before := openStore(t, url, old, installation)
+		addContext(t, before, tenant.Context{})
+		addHost(t, before, tenant.MailHost{Name: "keyed", NotifyLogin: "keyed", UserForm: tenant.FormMetadata, KeyedAlias: true}, password)
+		id := addUser(t, before, 1, "alice", "keyed").ID
+		registered := alias(t, before, "1@1")
+		rotated, dropped := openStore(t, url, fresh+old, installation), openStore(t, url, fresh, installation)
+		if a, b := alias(t, rotated, "1@1"), alias(t, dropped, "1@1"); a != b || a == registered {
+			t.Errorf("the first key does not make the alias: %q, %q", a, b)
+		}
+		if all := rotated.Aliases(id); !slices.Equal(all, []string{"1@1", alias(t, rotated, "1@1"), registered}) {
+			t.Errorf("known aliases %q", all)
+		}
+		for _, c := range []struct {
+			s      *tenant.Store
+			name   string
+			reason string
+		}{
+			{rotated, registered, ""},
+			{rotated, alias(t, rotated, "1@1"), ""},
+			{rotated, "1@1", tenant.ReasonUnverifiedUser},
+			{rotated, registered + "A", tenant.ReasonUnverifiedUser},
+			{dropped, registered, tenant.ReasonUnverifiedUser},
+		} {
+			sp, err := c.s.Speaker(t.Context(), "keyed", password)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, reason, err := c.s.Resolve(t.Context(), sp, c.name); err != nil || reason != c.reason || (got == id) != (reason == "") {
+				t.Errorf("%s: %v %q, %v; want %q", c.name, got, reason, err, c.reason)
+			}
+		}
+	})
 }
 
 func newClosedStore(t *testing.T) *tenant.Store {

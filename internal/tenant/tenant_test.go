@@ -22,22 +22,27 @@ const maxID = 1<<32 - 1
 
 func clock() time.Time { return time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC) }
 
-func keyring(t *testing.T) *seal.Keyring {
+func keyFile(t *testing.T) string {
 	t.Helper()
 	text, err := seal.NewKeyFile()
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys, err := seal.ParseKeyFile(text)
+	return text
+}
+
+// newStore opens a store on a new database, with a new key.
+func newStore(t *testing.T, url string, dflt tenant.NotifyCredential) *tenant.Store {
+	t.Helper()
+	return openStore(t, url, keyFile(t), dflt)
+}
+
+func openStore(t *testing.T, url, keyFile string, dflt tenant.NotifyCredential) *tenant.Store {
+	t.Helper()
+	keys, err := seal.ParseKeyFile(keyFile)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return keys
-}
-
-// newStore opens a store on a new database.
-func newStore(t *testing.T, url string, dflt tenant.NotifyCredential) *tenant.Store {
-	t.Helper()
 	d, err := db.Open(t.Context(), url, db.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -47,7 +52,7 @@ func newStore(t *testing.T, url string, dflt tenant.NotifyCredential) *tenant.St
 			t.Error(err)
 		}
 	})
-	s, err := tenant.New(d, keyring(t), dflt, clock)
+	s, err := tenant.New(d, keys, dflt, clock)
 	if err != nil {
 		t.Fatal(err)
 	}

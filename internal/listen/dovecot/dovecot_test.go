@@ -38,6 +38,20 @@ type fixture struct {
 
 func newFixture(t *testing.T, url string, h tenant.MailHost) *fixture {
 	t.Helper()
+	return newFixtureWith(t, url, h, keyFile(t))
+}
+
+func keyFile(t *testing.T) string {
+	t.Helper()
+	text, err := seal.NewKeyFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func newFixtureWith(t *testing.T, url string, h tenant.MailHost, keyFile string) *fixture {
+	t.Helper()
 	d, err := db.Open(t.Context(), url, db.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -47,12 +61,8 @@ func newFixture(t *testing.T, url string, h tenant.MailHost) *fixture {
 			t.Error(err)
 		}
 	})
-	text, err := seal.NewKeyFile()
-	if err != nil {
-		t.Fatal(err)
-	}
 	f := &fixture{db: d, host: h}
-	if f.keys, err = seal.ParseKeyFile(text); err != nil {
+	if f.keys, err = seal.ParseKeyFile(keyFile); err != nil {
 		t.Fatal(err)
 	}
 	f.Tenants, err = tenant.New(d, f.keys, tenant.NotifyCredential{UserForm: tenant.FormMetadata}, time.Now)
@@ -199,6 +209,24 @@ func TestRegisterKeyedAlias(t *testing.T) {
 		f.unregister(t, nil)
 		wantEntry(t, d, theirs, true)
 	})
+}
+
+// After a rotation of the seal key our own registration is still ours, and gets the new key's proof.
+func TestRegisterAfterRotation(t *testing.T) {
+	t.Parallel()
+	d := start(t, testpeer.DovecotConfig{})
+	h := at(d)
+	h.KeyedAlias = true
+	old := keyFile(t)
+	before := newFixtureWith(t, testpeer.SQLiteURL(t), h, old)
+	before.register(t, subscription.Registered, "", nil)
+	rotated := newFixtureWith(t, testpeer.SQLiteURL(t), h, keyFile(t)+old)
+	rotated.register(t, subscription.Registered, "", nil)
+	wantEntry(t, d, "user="+rotated.Tenants.Alias(rotated.host, rotated.user.ID), true)
+	before.register(t, subscription.Foreign, "", nil)
+	d.SetMetadata(t, login, "user="+before.Tenants.Alias(before.host, before.user.ID))
+	rotated.unregister(t, nil)
+	wantEntry(t, d, "", false)
 }
 
 func TestUnsupported(t *testing.T) {
