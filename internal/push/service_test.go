@@ -365,7 +365,7 @@ func TestWhatRemoves(t *testing.T) {
 				want(t, "removed", !r.subscribed(sub), c.removed)
 				want(t, "trace", r.outcomes(s, sub), c.trace)
 				want(t, "dirty", s.sched.dirty(), 0.0)
-				want(t, "lanes", len(s.sched.lanes), 0)
+				want(t, "lanes", lanesLeft(s), 0)
 			})
 		})
 	}

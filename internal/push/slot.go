@@ -74,7 +74,7 @@ const (
 		WHERE excluded.version > slots.version`
 	sqlSlot = `SELECT version, sent_version, input, attempt, tries, expires_ms FROM slots
 		WHERE subscription_id = ? AND collapse_key = ?`
-	sqlDirtySlots = `SELECT s.subscription_id, s.collapse_key, s.not_before_ms, b.client, b.transport, b.target
+	sqlDirtySlots = `SELECT s.subscription_id, s.collapse_key, s.first_dirty_ms, s.not_before_ms, b.context_id, b.client, b.transport, b.target
 		FROM slots s JOIN subscriptions b ON b.id = s.subscription_id WHERE s.version > s.sent_version ORDER BY s.first_dirty_ms`
 	// sqlSettleSlot ends one try: sent_version moves up to what was sent or dropped.
 	sqlSettleSlot = `UPDATE slots SET sent_version = CASE WHEN sent_version < ? THEN ? ELSE sent_version END,
@@ -116,7 +116,9 @@ func (s *Service) Enqueue(ctx context.Context, tx *db.Tx, subs []subscription.Su
 			return nil, fmt.Errorf("put slot: %w", err)
 		}
 		if n > 0 {
-			due = append(due, Due{id: id, lane: s.laneOf(sub)})
+			d := s.due(id, sub, now)
+			d.accepted = db.Time(in.AcceptedMS)
+			due = append(due, d)
 		}
 	}
 	return due, nil
@@ -139,26 +141,35 @@ func (s *Service) loadSlot(ctx context.Context, id slotID) (slot, error) {
 	return v, nil
 }
 
-// dirtySlots finds what was accepted but not sent: at start, all that a crash left.
-func (s *Service) dirtySlots(ctx context.Context) ([]Due, error) {
+// due is a slot that became dirty at a time, to be sent at once.
+func (s *Service) due(id slotID, sub subscription.Subscription, since time.Time) Due {
+	return Due{id: id, lane: s.laneOf(sub), context: sub.User.Context, client: sub.Client, since: since}
+}
+
+// wakeDirty wakes what was accepted but not sent: at start, all that a crash left. It returns how many.
+func (s *Service) wakeDirty(ctx context.Context) (n int, err error) {
 	rows, err := s.DB.Query(ctx, sqlDirtySlots)
 	if err != nil {
-		return nil, fmt.Errorf("find unsent slots: %w", err)
+		return 0, fmt.Errorf("find unsent slots: %w", err)
 	}
 	defer rows.Close()
-	var all []Due
 	for rows.Next() {
-		var d Due
+		var id slotID
 		var sub subscription.Subscription
-		var notBefore int64
-		err := rows.Scan(&d.id.subscription, &d.id.key, &notBefore, &sub.Client, &sub.Token.Transport, &sub.Token.Target)
+		var since, notBefore int64
+		err := rows.Scan(&id.subscription, &id.key, &since, &notBefore, &sub.User.Context, &sub.Client, &sub.Token.Transport, &sub.Token.Target)
 		if err != nil {
-			return nil, fmt.Errorf("find unsent slots: %w", err)
+			return n, fmt.Errorf("find unsent slots: %w", err)
 		}
-		d.lane, d.at = s.laneOf(sub), db.Time(notBefore)
-		all = append(all, d)
+		if id.key == collapseKeyMail {
+			id.key = collapseKeyMail // one string for all, not one for each
+		}
+		d := s.due(id, sub, db.Time(since))
+		d.at = db.Time(notBefore)
+		s.sched.add([]Due{d})
+		n++
 	}
-	return all, rows.Err()
+	return n, rows.Err()
 }
 
 // Outcome is one line of a device's trace.
