@@ -14,6 +14,8 @@ type metrics struct {
 	outcomes *prometheus.CounterVec
 	answer   *prometheus.HistogramVec
 	commit   prometheus.Histogram
+	frozen   *prometheus.GaugeVec
+	stale    prometheus.Gauge
 }
 
 // waits are the buckets of the histograms, in seconds.
@@ -35,8 +37,16 @@ func newMetrics(reg prometheus.Registerer, sched *scheduler, now func() time.Tim
 			Help:    "From accepting an event to the commit of its slots.",
 			Buckets: waits,
 		}),
+		frozen: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "posthorn_push_prune_frozen",
+			Help: "1 while so many tokens would be removed at once that none is.",
+		}, []string{"transport", "credential"}),
+		stale: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "posthorn_push_stale_tokens",
+			Help: "FCM tokens whose app has not been in touch for 30 days.",
+		}),
 	}
-	for _, c := range []prometheus.Collector{m.outcomes, m.answer, m.commit, &gauges{sched, now}} {
+	for _, c := range []prometheus.Collector{m.outcomes, m.answer, m.commit, m.frozen, m.stale, &gauges{sched, now}} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

@@ -88,13 +88,14 @@ type Service struct {
 	Config
 	sched   *scheduler
 	metrics *metrics
+	pruning pruneGuard
 	// disturbed is true from a failure of the store to the next outcome it took.
 	disturbed atomic.Bool
 }
 
 // New returns a Service. Nothing is sent before Run.
 func New(c Config) (*Service, error) {
-	s := &Service{Config: c}
+	s := &Service{Config: c, pruning: pruneGuard{apps: map[laneLabels]*pruned{}}}
 	s.sched = newScheduler(c.MaxInFlight, s.credential)
 	var err error
 	s.metrics, err = newMetrics(c.Metrics, s.sched, c.Now)

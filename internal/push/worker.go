@@ -54,6 +54,10 @@ func (s *Service) Run(ctx context.Context) error {
 		s.Log.InfoContext(ctx, "found unsent notifications", slog.Int("slots", left))
 	}
 
+	var keeping sync.WaitGroup
+	defer keeping.Wait()
+	keeping.Go(func() { s.housekeeping(ctx) })
+
 	// Sends outlive ctx by drainTimeout: an answer on its way is worth waiting for.
 	sending, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
