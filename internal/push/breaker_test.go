@@ -154,7 +154,7 @@ func TestSlowFailures(t *testing.T) {
 // TestLateAnswersAreNoProbes: what was in flight when the breaker opened neither closes it nor keeps it open.
 func TestLateAnswersAreNoProbes(t *testing.T) {
 	s := crowd(10, 10)
-	now := time.Now()
+	now := time.Now().Truncate(time.Millisecond)
 	start, _ := s.take(now)
 	now = now.Add(time.Second)
 	want(t, "first", s.landed(start[0], refused, time.Minute, now), opened)

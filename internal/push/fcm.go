@@ -51,7 +51,7 @@ func (t *FCM) lane(i int) string { return "fcm/" + strconv.Itoa(i) + "/" + t.App
 func (t *FCM) Credential(lane string) Credential {
 	for i, a := range t.Apps {
 		if t.lane(i) == lane {
-			return Credential{Name: strconv.Itoa(i) + "/" + a.Project}
+			return Credential{Name: strconv.Itoa(i) + "/" + a.Project, PerMinute: fcmPerMinute}
 		}
 	}
 	return Credential{}

@@ -17,6 +17,8 @@ type Credential struct {
 	// Most, when not nil, is how many the connections carry at once by what the provider says now; 0 when
 	// it has said nothing yet. It must not wait.
 	Most func() int
+	// PerMinute is how many the provider takes in a minute; 0 when it does not say.
+	PerMinute int
 }
 
 const (
@@ -94,6 +96,7 @@ type lane struct {
 	closedAt time.Time // when it closed again: the ramp's foot
 	window   [breakerWindow]second
 	inARow   int // failures since the last answer that was none
+	pace     pace
 }
 
 // second counts the requests of one second and those that failed.
@@ -106,7 +109,7 @@ func newLane(name string, g *group, c Credential) *lane {
 	if c.First == 0 {
 		c.First = firstLimit
 	}
-	return &lane{name: name, group: g, credential: c, limit: c.First, tenants: map[int64]*tenantTurn{}}
+	return &lane{name: name, group: g, credential: c, limit: c.First, pace: pace{perMinute: c.PerMinute}, tenants: map[int64]*tenantTurn{}}
 }
 
 // transportOf is the transport that a lane's name begins with.

@@ -233,10 +233,13 @@ func (s *scheduler) take(now time.Time) (start []*entry, next time.Time) {
 			l.runnable = false
 			switch {
 			case l.rests.After(now):
-				s.setAlarm(l)
+				s.setAlarm(l, l.rests)
+			case l.pace.ready().After(now):
+				s.setAlarm(l, l.pace.ready())
 			case l.inFlight < l.permits(now, s.perLane):
 				e := l.pick()
 				e.state, e.at = flying, now.UnixMilli()
+				l.pace.take(now)
 				l.inFlight++
 				g.inFlight++
 				start = append(start, e)
@@ -250,11 +253,11 @@ func (s *scheduler) take(now time.Time) (start []*entry, next time.Time) {
 	return start, next
 }
 
-// setAlarm has a lane that rests run again when its time has come. Held: mu.
-func (s *scheduler) setAlarm(l *lane) {
+// setAlarm has a lane that rests run again at a time. Held: mu.
+func (s *scheduler) setAlarm(l *lane, at time.Time) {
 	if !l.alarm {
 		l.alarm = true
-		s.wait(&entry{app: &app{tenant: &tenantTurn{lane: l}}}, l.rests)
+		s.wait(&entry{app: &app{tenant: &tenantTurn{lane: l}}}, at.Add(time.Millisecond-1)) // not before it
 	}
 }
 

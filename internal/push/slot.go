@@ -58,6 +58,7 @@ type slot struct {
 	tries         int64
 	expires       time.Time
 	suspicion     suspicion
+	full          time.Time // see allowed
 }
 
 const (
@@ -73,13 +74,13 @@ const (
 		not_before_ms = CASE WHEN slots.version > slots.sent_version AND slots.attempt > 0 THEN slots.not_before_ms ELSE excluded.not_before_ms END,
 		expires_ms = excluded.expires_ms
 		WHERE excluded.version > slots.version`
-	sqlSlot = `SELECT version, sent_version, input, attempt, tries, expires_ms, strikes, struck_ms FROM slots
+	sqlSlot = `SELECT version, sent_version, input, attempt, tries, expires_ms, strikes, struck_ms, burst_ms FROM slots
 		WHERE subscription_id = ? AND collapse_key = ?`
 	sqlDirtySlots = `SELECT s.subscription_id, s.collapse_key, s.first_dirty_ms, s.not_before_ms, b.context_id, b.client, b.transport, b.target
 		FROM slots s JOIN subscriptions b ON b.id = s.subscription_id WHERE s.version > s.sent_version ORDER BY s.first_dirty_ms`
 	// sqlSettleSlot ends one try: sent_version moves up to what was sent or dropped.
 	sqlSettleSlot = `UPDATE slots SET sent_version = CASE WHEN sent_version < ? THEN ? ELSE sent_version END,
-		attempt = ?, not_before_ms = ?, tries = tries + 1, strikes = ?, struck_ms = ? WHERE subscription_id = ? AND collapse_key = ?
+		attempt = ?, not_before_ms = ?, tries = tries + 1, strikes = ?, struck_ms = ?, burst_ms = ? WHERE subscription_id = ? AND collapse_key = ?
 		RETURNING tries, version - sent_version`
 	sqlPutOutcome = `INSERT INTO outcomes (subscription_id, n, version, attempt, outcome, status, reason, provider_id, accepted_ms,
 		sent_ms, answered_ms, next_try_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -128,15 +129,15 @@ func (s *Service) Enqueue(ctx context.Context, tx *db.Tx, subs []subscription.Su
 func (s *Service) loadSlot(ctx context.Context, id slotID) (slot, error) {
 	v := slot{id: id}
 	var input string
-	var expires, struck int64
+	var expires, struck, full int64
 	err := s.DB.QueryRow(ctx, sqlSlot, id.subscription, id.key).
-		Scan(&v.version, &v.sent, &input, &v.attempt, &v.tries, &expires, &v.suspicion.strikes, &struck)
+		Scan(&v.version, &v.sent, &input, &v.attempt, &v.tries, &expires, &v.suspicion.strikes, &struck, &full)
 	if errors.Is(err, sql.ErrNoRows) {
 		return slot{}, subscription.ErrNotFound
 	} else if err != nil {
 		return slot{}, fmt.Errorf("load slot: %w", err)
 	}
-	v.expires, v.suspicion.last = db.Time(expires), db.Time(struck)
+	v.expires, v.suspicion.last, v.full = db.Time(expires), db.Time(struck), db.Time(full)
 	if err := json.Unmarshal([]byte(input), &v.input); err != nil {
 		return slot{}, fmt.Errorf("decode slot input: %w", err)
 	}
@@ -285,7 +286,7 @@ func (s *Service) settle(ctx context.Context, f flight) (end settlement, err err
 		}
 		var tries, behind int64
 		err = tx.QueryRow(ctx, sqlSettleSlot, done, done, attempt, db.Millis(next), held.strikes, db.Millis(held.last),
-			f.slot.id.subscription, f.slot.id.key).Scan(&tries, &behind)
+			db.Millis(f.fullAfter()), f.slot.id.subscription, f.slot.id.key).Scan(&tries, &behind)
 		if errors.Is(err, sql.ErrNoRows) { // unsubscribed meanwhile
 			return nil
 		} else if err != nil {

@@ -116,6 +116,10 @@ func (s *Service) fly(ctx context.Context, e *entry) {
 		s.sched.done(e, false, time.Time{})
 		return
 	}
+	if at := f.slot.allowed(f.sub.Token.Transport); at.After(f.sent) && f.slot.expires.After(f.sent) {
+		s.sched.done(e, true, at) // it waits, and so does what comes meanwhile
+		return
+	}
 	f.outcome = s.send(ctx, f.slot, f.sub, f.sent)
 	f.answered = s.Now()
 	s.metrics.count(f.sub.Token.Transport, f.outcome)
