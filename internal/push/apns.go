@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -19,6 +20,10 @@ type APNsApp struct {
 	Match  func(client string) bool
 	Topic  string
 	Sender *apns.Sender
+	// Expires is when a certificate ends; zero with token authentication.
+	Expires time.Time
+	// Streams, when not nil, is how many requests the connections carry at once; 0 when that is not known.
+	Streams func() int
 }
 
 // APNs sends to Apple devices.
@@ -41,7 +46,25 @@ func (t *APNs) Lane(sub subscription.Subscription) (string, bool) {
 	if i < 0 {
 		return "", false
 	}
-	return "apns/" + strconv.Itoa(i) + "/" + t.Apps[i].Topic, true
+	return t.lane(i), true
+}
+
+func (t *APNs) lane(i int) string { return "apns/" + strconv.Itoa(i) + "/" + t.Apps[i].Topic }
+
+// Credential is a certificate, or a token key: of the latter's requests Apple takes one at a time until
+// it has seen a good one.
+func (t *APNs) Credential(lane string) Credential {
+	for i, a := range t.Apps {
+		if t.lane(i) != lane {
+			continue
+		}
+		c := Credential{Name: strconv.Itoa(i) + "/" + a.Topic, Expires: a.Expires, Most: a.Streams}
+		if a.Expires.IsZero() {
+			c.First = 1
+		}
+		return c
+	}
+	return Credential{}
 }
 
 // ParseToken reads {"device_token": "<hex>"}.

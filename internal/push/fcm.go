@@ -42,7 +42,19 @@ func (t *FCM) Lane(sub subscription.Subscription) (string, bool) {
 	if i < 0 {
 		return "", false
 	}
-	return "fcm/" + strconv.Itoa(i) + "/" + t.Apps[i].Project, true
+	return t.lane(i), true
+}
+
+func (t *FCM) lane(i int) string { return "fcm/" + strconv.Itoa(i) + "/" + t.Apps[i].Project }
+
+// Credential is a service account.
+func (t *FCM) Credential(lane string) Credential {
+	for i, a := range t.Apps {
+		if t.lane(i) == lane {
+			return Credential{Name: strconv.Itoa(i) + "/" + a.Project, PerMinute: fcmPerMinute}
+		}
+	}
+	return Credential{}
 }
 
 // ParseToken reads {"registration_token": "…"}.

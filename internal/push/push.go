@@ -9,8 +9,9 @@
 // It does not decide who hears of what (dispatch), nor what a provider's words mean (the wires).
 //
 // Concurrency: a Service is safe for concurrent use. Run, which is called once, owns every goroutine
-// that sends; one slot has at most one send in flight, and a lane (one provider credential, for Web
-// Push one push service) at most MaxInFlight, so that one slow provider holds up nobody else.
+// that sends; one slot has at most one send in flight, a lane (one provider credential, for Web Push one
+// push service) at most MaxInFlight, and all lanes of a transport twice that, so that one slow provider
+// holds up nobody else.
 package push
 
 import (
@@ -19,6 +20,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -39,6 +41,8 @@ type Transport interface {
 	// Lane names the credential, and where that is finer the service, that a subscription is sent with.
 	// ok is false when none is configured for its client. The token has no body.
 	Lane(sub subscription.Subscription) (lane string, ok bool)
+	// Credential tells of the credential of a lane that Lane named, or that Web Push services share.
+	Credential(lane string) Credential
 	// ParseToken reads the token of a subscription request. Errors are *TokenError.
 	ParseToken(raw json.RawMessage) (subscription.Token, error)
 	// Send renders and sends one notification. It returns when there is an answer, or none.
@@ -75,7 +79,7 @@ type Config struct {
 	Now           func() time.Time
 	// NewMailTTL is how long a notification of new mail is worth delivering.
 	NewMailTTL time.Duration
-	// MaxInFlight bounds the unanswered requests of a lane.
+	// MaxInFlight bounds the unanswered requests of a lane, whose own limit moves between 1 and it.
 	MaxInFlight int
 }
 
@@ -84,15 +88,17 @@ type Service struct {
 	Config
 	sched   *scheduler
 	metrics *metrics
+	pruning pruneGuard
 	// disturbed is true from a failure of the store to the next outcome it took.
 	disturbed atomic.Bool
 }
 
 // New returns a Service. Nothing is sent before Run.
 func New(c Config) (*Service, error) {
-	s := &Service{Config: c, sched: newScheduler(c.MaxInFlight)}
+	s := &Service{Config: c, pruning: pruneGuard{apps: map[laneLabels]*pruned{}}}
+	s.sched = newScheduler(c.MaxInFlight, s.credential)
 	var err error
-	s.metrics, err = newMetrics(c.Metrics, s.sched)
+	s.metrics, err = newMetrics(c.Metrics, s.sched, c.Now)
 	return s, err
 }
 
@@ -113,6 +119,15 @@ func (s *Service) laneOf(sub subscription.Subscription) string {
 		}
 	}
 	return "none/" + sub.Token.Transport
+}
+
+// credential tells of a lane's credential.
+func (s *Service) credential(lane string) Credential {
+	transport, rest, _ := strings.Cut(lane, "/")
+	if t := s.transport(transport); t != nil {
+		return t.Credential(lane)
+	}
+	return Credential{Name: rest} // "none/apns"
 }
 
 // ParseToken reads the token of a subscription request of client. Errors are ErrNoTransport and

@@ -170,6 +170,16 @@ func (r *rig) pending(s *Service, sub subscription.Subscription) bool {
 	return pending
 }
 
+func (s *scheduler) dirty() float64    { return float64(s.usage(time.Now()).dirty) }
+func (s *scheduler) inFlight() float64 { return float64(s.usage(time.Now()).inFlight) }
+
+// lanesLeft lets the time pass that a lane without slots is kept, and counts what is left.
+func lanesLeft(s *Service) int {
+	advance(laneIdle + 2*time.Minute)
+	s.sched.take(time.Now())
+	return len(s.sched.lanes)
+}
+
 func (r *rig) subscribed(sub subscription.Subscription) bool {
 	r.tb.Helper()
 	_, err := r.subs.Load(r.tb.Context(), sub.ID)
@@ -180,7 +190,9 @@ func (r *rig) subscribed(sub subscription.Subscription) bool {
 type script struct {
 	name string
 	// answer is asked about each request; nil delivers. It may wait.
-	answer func(ctx context.Context, n Notification, try int) outcome.Outcome
+	answer  func(ctx context.Context, n Notification, try int) outcome.Outcome
+	expires time.Time // of its credential
+	first   int
 
 	mu     sync.Mutex
 	sends  []Notification // in the order of their begin
@@ -199,6 +211,10 @@ func (t *script) Name() string { return t.name }
 
 func (t *script) Lane(sub subscription.Subscription) (string, bool) {
 	return t.name + "/" + sub.Token.Target, sub.Token.Target != "unconfigured"
+}
+
+func (t *script) Credential(lane string) Credential {
+	return Credential{Name: strings.TrimPrefix(lane, t.name+"/"), Expires: t.expires, First: t.first}
 }
 
 func (t *script) ParseToken(json.RawMessage) (subscription.Token, error) {

@@ -57,6 +57,8 @@ type slot struct {
 	attempt       int
 	tries         int64
 	expires       time.Time
+	suspicion     suspicion
+	full          time.Time // see allowed
 }
 
 const (
@@ -73,13 +75,13 @@ const (
 		not_before_ms = CASE WHEN slots.version > slots.sent_version AND slots.attempt > 0 THEN slots.not_before_ms ELSE excluded.not_before_ms END,
 		expires_ms = excluded.expires_ms
 		WHERE excluded.version > slots.version`
-	sqlSlot = `SELECT version, sent_version, input, attempt, tries, expires_ms FROM slots
+	sqlSlot = `SELECT version, sent_version, input, attempt, tries, expires_ms, strikes, struck_ms, burst_ms FROM slots
 		WHERE subscription_id = ? AND collapse_key = ?`
-	sqlDirtySlots = `SELECT s.subscription_id, s.collapse_key, s.not_before_ms, b.client, b.transport, b.target
+	sqlDirtySlots = `SELECT s.subscription_id, s.collapse_key, s.first_dirty_ms, s.not_before_ms, b.context_id, b.client, b.transport, b.target
 		FROM slots s JOIN subscriptions b ON b.id = s.subscription_id WHERE s.version > s.sent_version ORDER BY s.first_dirty_ms`
 	// sqlSettleSlot ends one try: sent_version moves up to what was sent or dropped.
 	sqlSettleSlot = `UPDATE slots SET sent_version = CASE WHEN sent_version < ? THEN ? ELSE sent_version END,
-		attempt = ?, not_before_ms = ?, tries = tries + 1 WHERE subscription_id = ? AND collapse_key = ?
+		attempt = ?, not_before_ms = ?, tries = tries + 1, strikes = ?, struck_ms = ?, burst_ms = ? WHERE subscription_id = ? AND collapse_key = ?
 		RETURNING tries, version - sent_version`
 	sqlPutOutcome = `INSERT INTO outcomes (subscription_id, n, version, attempt, outcome, status, reason, provider_id, accepted_ms,
 		sent_ms, answered_ms, next_try_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -117,7 +119,9 @@ func (s *Service) Enqueue(ctx context.Context, tx *db.Tx, subs []subscription.Su
 			return nil, fmt.Errorf("put slot: %w", err)
 		}
 		if n > 0 {
-			due = append(due, Due{id: id, lane: s.laneOf(sub)})
+			d := s.due(id, sub, now)
+			d.accepted = db.Time(in.AcceptedMS)
+			due = append(due, d)
 		}
 	}
 	return due, nil
@@ -126,40 +130,50 @@ func (s *Service) Enqueue(ctx context.Context, tx *db.Tx, subs []subscription.Su
 func (s *Service) loadSlot(ctx context.Context, id slotID) (slot, error) {
 	v := slot{id: id}
 	var input string
-	var expires int64
-	err := s.DB.QueryRow(ctx, sqlSlot, id.subscription, id.key).Scan(&v.version, &v.sent, &input, &v.attempt, &v.tries, &expires)
+	var expires, struck, full int64
+	err := s.DB.QueryRow(ctx, sqlSlot, id.subscription, id.key).
+		Scan(&v.version, &v.sent, &input, &v.attempt, &v.tries, &expires, &v.suspicion.strikes, &struck, &full)
 	if errors.Is(err, sql.ErrNoRows) {
 		return slot{}, subscription.ErrNotFound
 	} else if err != nil {
 		return slot{}, fmt.Errorf("load slot: %w", err)
 	}
-	v.expires = db.Time(expires)
+	v.expires, v.suspicion.last, v.full = db.Time(expires), db.Time(struck), db.Time(full)
 	if err := json.Unmarshal([]byte(input), &v.input); err != nil {
 		return slot{}, fmt.Errorf("decode slot input: %w", err)
 	}
 	return v, nil
 }
 
-// dirtySlots finds what was accepted but not sent: at start, all that a crash left.
-func (s *Service) dirtySlots(ctx context.Context) ([]Due, error) {
+// due is a slot that became dirty at a time, to be sent at once.
+func (s *Service) due(id slotID, sub subscription.Subscription, since time.Time) Due {
+	return Due{id: id, lane: s.laneOf(sub), context: sub.User.Context, client: sub.Client, since: since}
+}
+
+// wakeDirty wakes what was accepted but not sent: at start, all that a crash left. It returns how many.
+func (s *Service) wakeDirty(ctx context.Context) (n int, err error) {
 	rows, err := s.DB.Query(ctx, sqlDirtySlots)
 	if err != nil {
-		return nil, fmt.Errorf("find unsent slots: %w", err)
+		return 0, fmt.Errorf("find unsent slots: %w", err)
 	}
 	defer rows.Close()
-	var all []Due
 	for rows.Next() {
-		var d Due
+		var id slotID
 		var sub subscription.Subscription
-		var notBefore int64
-		err := rows.Scan(&d.id.subscription, &d.id.key, &notBefore, &sub.Client, &sub.Token.Transport, &sub.Token.Target)
+		var since, notBefore int64
+		err := rows.Scan(&id.subscription, &id.key, &since, &notBefore, &sub.User.Context, &sub.Client, &sub.Token.Transport, &sub.Token.Target)
 		if err != nil {
-			return nil, fmt.Errorf("find unsent slots: %w", err)
+			return n, fmt.Errorf("find unsent slots: %w", err)
 		}
-		d.lane, d.at = s.laneOf(sub), db.Time(notBefore)
-		all = append(all, d)
+		if id.key == collapseKeyMail {
+			id.key = collapseKeyMail // one string for all, not one for each
+		}
+		d := s.due(id, sub, db.Time(since))
+		d.at = db.Time(notBefore)
+		s.sched.add([]Due{d})
+		n++
 	}
-	return all, rows.Err()
+	return n, rows.Err()
 }
 
 // Outcome is one line of a device's trace.
@@ -177,7 +191,8 @@ type Outcome struct {
 	NextTry time.Time
 }
 
-// Trace returns the last outcomes of a subscription, newest first, at most 20.
+// Trace returns the last outcomes of a subscription, newest first, at most 20. Of one that was removed it is
+// the one that ended it.
 func (s *Service) Trace(ctx context.Context, subscriptionID string) ([]Outcome, error) {
 	rows, err := s.DB.Query(ctx, sqlOutcomes, subscriptionID, traceLength)
 	if err != nil {
@@ -195,7 +210,17 @@ func (s *Service) Trace(ctx context.Context, subscriptionID string) ([]Outcome, 
 		o.Accepted, o.Sent, o.Answered, o.NextTry = db.Time(accepted), db.Time(sent), db.Time(answered), db.Time(next)
 		all = append(all, o)
 	}
-	return all, rows.Err()
+	if err := rows.Err(); err != nil || len(all) > 0 {
+		return all, err
+	}
+	var o Outcome
+	var accepted, sent, gone int64
+	err = s.DB.QueryRow(ctx, sqlTombstone, subscriptionID).Scan(&o.Version, &o.Attempt, &o.Outcome, &o.Status, &o.Reason, &accepted, &sent, &gone)
+	if errors.Is(err, sql.ErrNoRows) {
+		return all, nil
+	}
+	o.Accepted, o.Sent, o.Answered = db.Time(accepted), db.Time(sent), db.Time(gone)
+	return append(all, o), err
 }
 
 // Pending tells whether a state of the subscription waits to be sent, after how many failures, until when.
@@ -216,44 +241,61 @@ type settlement struct {
 }
 
 // settle commits what the outcome of one try means for the slot and the subscription, and adds it to
-// the trace. Only Gone removes, and not when the device renewed its token since.
+// the trace. Only a token that is gone is removed, and not when the device renewed it since.
 func (s *Service) settle(ctx context.Context, f flight) (end settlement, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
-	attempt, next, done := f.slot.attempt+1, f.answered.Add(f.wait()), int64(0)
-	switch f.outcome.Kind {
-	case outcome.Delivered, outcome.Suspect, outcome.Refused: // done with, delivered or not
-		attempt, next, done = 0, f.answered, f.slot.version
-	case outcome.Later, outcome.Blocked, outcome.Gone:
+	held := f.slot.suspicion.after(f.outcome, f.answered)
+	since, gone := f.gone(held)
+	frozen := false
+	if gone {
+		may, err := s.mayPrune(ctx, f.sub)
+		if err != nil {
+			return settlement{}, err
+		}
+		if frozen = !may; may {
+			defer func() {
+				if !end.removed {
+					s.keptAfterAll(f.sub)
+				}
+			}()
+		}
 	}
-	err = s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+	line := Outcome{
+		Version: f.slot.version, Attempt: f.slot.attempt + 1, Outcome: f.outcome.Kind.String(), Status: f.outcome.Status,
+		Reason: f.outcome.Reason, ProviderID: f.outcome.ProviderID, Accepted: db.Time(f.slot.input.AcceptedMS),
+		Sent: f.sent, Answered: f.answered, NextTry: f.answered.Add(f.wait()),
+	}
+	attempt, next, done := line.Attempt, line.NextTry, int64(0)
+	if f.outcome.Kind == outcome.Delivered || f.outcome.Kind == outcome.Suspect || f.outcome.Kind == outcome.Refused || frozen {
+		attempt, next, done = 0, f.answered, f.slot.version // done with, delivered or not
+		line.NextTry = time.Time{}
+	}
+	err = s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) (err error) {
 		end = settlement{next: next}
-		if f.outcome.Kind == outcome.Gone {
-			since := f.outcome.GoneSince
-			if since.IsZero() {
-				since = f.sent
-			}
-			var err error
-			if end.removed, err = s.Subscriptions.RemoveGone(ctx, tx, f.sub.ID, since); err != nil || end.removed {
+		if gone && !frozen {
+			end.removed, err = s.Subscriptions.RemoveGone(ctx, tx, f.sub.ID, since)
+			if err != nil {
 				return err
+			}
+			if end.removed {
+				return putTombstone(ctx, tx, f.sub.ID, line)
+			}
+			if f.outcome.Kind == outcome.Suspect {
+				held.strikes = 1 // the device has renewed it: what was held against it is of the past
 			}
 		}
 		var tries, behind int64
-		err := tx.QueryRow(ctx, sqlSettleSlot, done, done, attempt, db.Millis(next), f.slot.id.subscription, f.slot.id.key).
-			Scan(&tries, &behind)
+		err = tx.QueryRow(ctx, sqlSettleSlot, done, done, attempt, db.Millis(next), held.strikes, db.Millis(held.last),
+			db.Millis(f.fullAfter()), f.slot.id.subscription, f.slot.id.key).Scan(&tries, &behind)
 		if errors.Is(err, sql.ErrNoRows) { // unsubscribed meanwhile
 			return nil
 		} else if err != nil {
 			return err
 		}
 		end.dirty = behind > 0
-		nextTry := int64(0)
-		if done == 0 {
-			nextTry = db.Millis(next)
-		}
-		o := f.outcome
-		_, err = tx.Exec(ctx, sqlPutOutcome, f.slot.id.subscription, tries%traceLength, f.slot.version, f.slot.attempt+1, o.Kind.String(),
-			o.Status, o.Reason, o.ProviderID, f.slot.input.AcceptedMS, db.Millis(f.sent), db.Millis(f.answered), nextTry)
+		_, err = tx.Exec(ctx, sqlPutOutcome, f.slot.id.subscription, tries%traceLength, line.Version, line.Attempt, line.Outcome, line.Status,
+			line.Reason, line.ProviderID, db.Millis(line.Accepted), db.Millis(line.Sent), db.Millis(line.Answered), db.Millis(line.NextTry))
 		return err
 	})
 	return end, err

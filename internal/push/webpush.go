@@ -31,6 +31,10 @@ func (*WebPush) Lane(sub subscription.Subscription) (string, bool) {
 	return "webpush/" + sub.Token.Target, true
 }
 
+// Credential is our one VAPID key: the origins are foreign input, and no labels. Each begins with little,
+// for there may be many that do not answer.
+func (*WebPush) Credential(string) Credential { return Credential{Name: "vapid", First: 2} }
+
 // ParseToken reads a browser's PushSubscription.toJSON().
 func (t *WebPush) ParseToken(raw json.RawMessage) (subscription.Token, error) {
 	sub, err := webpush.ParseSubscription(raw)

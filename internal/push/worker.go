@@ -34,21 +34,29 @@ const (
 )
 
 // Wake sends what Enqueue returned, once its write is committed.
-func (s *Service) Wake(due []Due) { s.sched.add(due) }
+func (s *Service) Wake(due []Due) {
+	if len(due) > 0 {
+		s.metrics.commit.Observe(s.Now().Sub(due[0].accepted).Seconds())
+	}
+	s.sched.add(due)
+}
 
 // Run sends until ctx ends, beginning with what an earlier run left. It returns when no send is in
 // flight any more.
 func (s *Service) Run(ctx context.Context) error {
-	left, err := s.dirtySlots(ctx)
+	left, err := s.wakeDirty(ctx)
 	if err != nil && ctx.Err() != nil {
 		return nil // told to stop before the first look
 	} else if err != nil {
 		return err
 	}
-	if len(left) > 0 {
-		s.Log.InfoContext(ctx, "found unsent notifications", slog.Int("slots", len(left)))
+	if left > 0 {
+		s.Log.InfoContext(ctx, "found unsent notifications", slog.Int("slots", left))
 	}
-	s.sched.add(left)
+
+	var keeping sync.WaitGroup
+	defer keeping.Wait()
+	keeping.Go(func() { s.housekeeping(ctx) })
 
 	// Sends outlive ctx by drainTimeout: an answer on its way is worth waiting for.
 	sending, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -108,6 +116,10 @@ func (s *Service) fly(ctx context.Context, e *entry) {
 		s.sched.done(e, false, time.Time{})
 		return
 	}
+	if at := f.slot.allowed(f.sub.Token.Transport); at.After(f.sent) && f.slot.expires.After(f.sent) {
+		s.sched.done(e, true, at) // it waits, and so does what comes meanwhile
+		return
+	}
 	f.outcome = s.send(ctx, f.slot, f.sub, f.sent)
 	f.answered = s.Now()
 	s.metrics.count(f.sub.Token.Transport, f.outcome)
@@ -128,13 +140,30 @@ func (s *Service) fly(ctx context.Context, e *entry) {
 	}
 	s.storeWorks(ctx)
 	s.report(ctx, f, end)
-	switch {
-	case f.outcome.Kind == outcome.Blocked && f.sharesFate():
-		s.sched.block(e, f.answered.Add(max(blockedFor, f.outcome.RetryAfter)))
-	case f.outcome.Kind == outcome.Delivered:
-		s.sched.unblock(e)
-	}
+	s.reportLane(ctx, f, e, s.sched.landed(e, f.verdict(), max(blockedFor, f.outcome.RetryAfter), f.answered))
 	s.sched.done(e, end.dirty, end.next)
+}
+
+// verdict is what the outcome says of the provider.
+func (f flight) verdict() verdict {
+	o, transport := f.outcome, f.sub.Token.Transport
+	switch {
+	case o.Kind == outcome.Blocked && f.sharesFate():
+		return refused
+	case o.Kind == outcome.Blocked:
+		return neutral
+	case o.Status >= http.StatusInternalServerError, o.Status == 0 && o.Kind == outcome.Later:
+		return failed
+	case o.Status == 0: // we did not send it
+		return neutral
+	case o.Status == http.StatusTooManyRequests:
+		// Web Push services count by endpoint, and Apple by device, save for its tokens.
+		if transport == "fcm" || transport == "apns" && o.Reason != "TooManyRequests" {
+			return congested
+		}
+		return neutral
+	}
+	return healthy
 }
 
 // sharesFate reports whether the credential that was refused is that of the whole lane. Not so when a
@@ -254,8 +283,8 @@ func (s *Service) report(ctx context.Context, f flight, end settlement) {
 		s.Log.LogAttrs(ctx, slog.LevelInfo, "subscription removed: the provider says its token is gone", attrs...)
 	case o.Kind == outcome.Gone:
 		s.Log.LogAttrs(ctx, slog.LevelInfo, "provider says token is gone, but the device renewed it since", attrs...)
-	case o.Kind == outcome.Blocked && f.slot.attempt == 0: // said once for each notification, not at each try
-		s.Log.LogAttrs(ctx, slog.LevelError, "provider refuses our credential: notifications are kept", attrs...)
+	case o.Kind == outcome.Blocked && !f.sharesFate() && f.slot.attempt == 0: // said once for each notification, not at each try
+		s.Log.LogAttrs(ctx, slog.LevelWarn, "push service refuses us for one device: its notification is kept", attrs...)
 	case o.Kind == outcome.Refused || o.Kind == outcome.Suspect:
 		s.Log.LogAttrs(ctx, slog.LevelWarn, "notification dropped", attrs...)
 	default:
@@ -263,5 +292,28 @@ func (s *Service) report(ctx context.Context, f flight, end settlement) {
 	}
 	if o.Kind == outcome.Delivered {
 		s.metrics.delivered(f.sub.Token.Transport, db.Time(f.slot.input.AcceptedMS), f.answered)
+	}
+}
+
+// reportLane logs what the outcome of a try did to its lane.
+func (s *Service) reportLane(ctx context.Context, f flight, e *entry, c change) {
+	if c == unchanged {
+		return
+	}
+	l := e.app.tenant.lane // name and credential never change
+	attrs := []slog.Attr{
+		slog.String("lane", l.name), slog.String("credential", l.credential.Name), slog.Int("status", f.outcome.Status),
+		slog.String("reason", f.outcome.Reason), slog.Any("err", f.outcome.Err),
+	}
+	if !l.credential.Expires.IsZero() {
+		attrs = append(attrs, slog.Time("expires", l.credential.Expires))
+	}
+	switch {
+	case c == closed:
+		s.Log.LogAttrs(ctx, slog.LevelInfo, "provider works again", attrs...)
+	case f.outcome.Kind == outcome.Blocked:
+		s.Log.LogAttrs(ctx, slog.LevelError, "provider refuses our credential: notifications are kept", attrs...)
+	default:
+		s.Log.LogAttrs(ctx, slog.LevelWarn, "provider fails: notifications are kept", attrs...)
 	}
 }

@@ -86,6 +86,7 @@ func day(t *testing.T, w *world) {
 		"transport": "fcm", "topics": []string{"mail:new:Lists"}, "token": watch.token, "expires": soon.UnixMilli(),
 	}, 201)
 
+	admin("GET", "/admin/v1/push/trace/"+sub, nil, nil) // of a device that got nothing yet
 	for uid := 1; uid <= 2; uid++ {
 		if got := w.notify("1@1", uid); got != "queued" {
 			t.Fatalf("notify: %s", got)

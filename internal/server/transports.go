@@ -56,13 +56,13 @@ func buildTransports(cfg *config.Config, vapid []byte, now func() time.Time) (*t
 		tr := &push.APNs{Privacy: privacy}
 		for i, app := range cfg.Transports.APNs.Apps {
 			key := fmt.Sprintf("transports.apns.apps[%d]", i)
-			sender, field, err := newAPNs(app, now)
+			sender, ends, field, err := newAPNs(app, now)
 			if err != nil {
 				problems = append(problems, cfg.Problem(key+"."+field, "%v", err))
 				continue
 			}
 			t.apns = append(t.apns, sender)
-			tr.Apps = append(tr.Apps, push.APNsApp{Match: matcher(app.Client), Topic: app.Topic, Sender: sender})
+			tr.Apps = append(tr.Apps, push.APNsApp{Match: matcher(app.Client), Topic: app.Topic, Sender: sender, Expires: ends})
 		}
 		t.all = append(t.all, tr)
 	}
@@ -120,34 +120,36 @@ func projectOf(account []byte) string {
 	return v.ProjectID
 }
 
-// newAPNs opens the credential of one app; field is the key at fault.
-func newAPNs(app config.APNsApp, now func() time.Time) (s *apns.Sender, field string, err error) {
+// newAPNs opens the credential of one app; ends is when a certificate does, field is the key at fault.
+func newAPNs(app config.APNsApp, now func() time.Time) (s *apns.Sender, ends time.Time, field string, err error) {
 	c := apns.Config{URL: app.URL, Environment: app.Environment, Topic: app.Topic, Now: now}
 	if app.CAFile != "" {
 		raw, err := os.ReadFile(app.CAFile)
 		if err != nil {
-			return nil, "ca_file", err
+			return nil, ends, "ca_file", err
 		}
 		c.RootCAs = x509.NewCertPool()
 		if !c.RootCAs.AppendCertsFromPEM(raw) {
-			return nil, "ca_file", fmt.Errorf("%s holds no PEM certificate", app.CAFile)
+			return nil, ends, "ca_file", fmt.Errorf("%s holds no PEM certificate", app.CAFile)
 		}
 	}
 	if app.CertificateFile != "" {
 		raw, err := os.ReadFile(app.CertificateFile)
 		if err != nil {
-			return nil, "certificate_file", err
+			return nil, ends, "certificate_file", err
 		}
-		c.Certificate, _, err = apns.LoadCertificate(raw, app.CertificatePassword.Reveal(), app.Environment, app.Topic, now())
+		var info apns.CertificateInfo
+		c.Certificate, info, err = apns.LoadCertificate(raw, app.CertificatePassword.Reveal(), app.Environment, app.Topic, now())
 		if err != nil {
-			return nil, "certificate_file", err
+			return nil, ends, "certificate_file", err
 		}
+		ends = info.NotAfter
 	} else {
 		c.TokenKey, err = apns.LoadTokenKey([]byte(app.Key.Reveal()), app.KeyID, app.TeamID)
 		if err != nil {
-			return nil, "key", err
+			return nil, ends, "key", err
 		}
 	}
 	s, err = apns.New(c)
-	return s, "url", err
+	return s, ends, "url", err
 }
