@@ -1,0 +1,3 @@
+package bench
+
+func writePage(string, Report) error { return nil }
