@@ -43,7 +43,7 @@ func (c *cli) serve(ctx context.Context) error {
 		return err
 	}
 	if err := announce(c.stdout, cfg, s); err != nil {
-		return errors.Join(err, s.Close())
+		return errors.Join(err, s.Close(context.WithoutCancel(ctx)))
 	}
 	log.InfoContext(ctx, "serving", slog.String("public", s.PublicAddr()), slog.String("internal", s.InternalAddr()),
 		slog.String("state_dir", cfg.StateDir), slog.String("version", readVersion().Version))

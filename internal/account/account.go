@@ -145,7 +145,7 @@ func (s *Service) dial(ctx context.Context, u tenant.User, password Password, fr
 	if from.IsValid() && c.Has("ID") {
 		// Dovecot counts a wrong password against this address instead of ours, and logs it, if its
 		// login_trusted_networks has ours. Others take no notice. A broken connection shows at the login.
-		_, _ = c.ID(ctx, map[string]string{"name": "Posthorn", "x-originating-ip": from.Unmap().String()})
+		_, _ = c.ID(ctx, map[string]string{"name": "Posthorn", "x-originating-ip": from.Unmap().WithZone("").String()})
 	}
 	if err := c.Login(ctx, u.Login, string(password)); err != nil {
 		c.Close()

@@ -66,8 +66,7 @@ func (l *limiter) current(key string) bucket {
 	if !ok {
 		return bucket{at: now}
 	}
-	elapsed := max(0, now.Sub(b.at)) // a clock that was set back takes nothing away
-	b.used = max(0, b.used-float64(elapsed)/float64(l.refill))
+	b.used = max(0, b.used-float64(now.Sub(b.at))/float64(l.refill))
 	b.at = now
 	return b
 }

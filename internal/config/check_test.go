@@ -27,6 +27,14 @@ func TestCheck(t *testing.T) {
 		{"sqlite", "database: {url: 'sqlite:/x.db'}", ``},
 		{"postgresql", "database: {url: 'postgresql:///posthorn?host=/run/postgresql'}", ``},
 
+		{"bus", "bus: {url: 'nats://u:p@127.0.0.1:4222, tls://n2.example'}", ``},
+		{"bus inside", "bus: {url: ''}", ``},
+		{"bus scheme", "bus: {url: 'amqp://u:canary@h'}", `posthorn.yml:1: bus.url: it must begin with nats:// or tls://, and so must each further server after a comma`},
+		{"bus list", "bus: {url: 'nats://u:canary@h,h2'}", `posthorn.yml:1: bus.url: it must begin with nats:// or tls://, and so must each further server after a comma`},
+		{"bus URL", "bus: {url: 'nats://u:canary%@h'}", `posthorn.yml:1: bus.url: the form is nats://user:password@host:4222, with special characters of the password percent-encoded`},
+		{"bus path", "bus: {url: 'nats://u:canary@h/path'}", `posthorn.yml:1: bus.url: the form is nats://user:password@host:4222, with special characters of the password percent-encoded`},
+		{"bus host", "bus: {url: 'nats://'}", `posthorn.yml:1: bus.url: the form is nats://user:password@host:4222, with special characters of the password percent-encoded`},
+
 		{"listen", "public: {listen: 8008}", `posthorn.yml:1: public.listen: "8008" is not an address and a port, such as 127.0.0.1:8008 or [::1]:8008`},
 		{"port", "public: {listen: '127.0.0.1:http'}", `posthorn.yml:1: public.listen: "http" is not a port: a number from 1 to 65535, or 0 for any that is free`},
 		{"host", "public: {listen: '*:80'}", `posthorn.yml:1: public.listen: "*" is not an address to listen on; for all addresses leave it away, as in :80`},

@@ -42,6 +42,10 @@ type Config struct {
 	// Where users, subscriptions and the push queue are kept.
 	Database Database `yaml:"database"`
 
+	// What the nodes of a cluster tell each other at once, such as that a subscription has changed. Nothing
+	// is kept there.
+	Bus Bus `yaml:"bus"`
+
 	// The listener for devices: sign-in, subscriptions, the app.
 	Public Public `yaml:"public"`
 
@@ -87,6 +91,19 @@ type Database struct {
 	// Default: the SQLite file posthorn.db in state_dir.
 	// Danger: SQLite needs a local disk; on a network file system it loses data.
 	// Example: /etc/posthorn/database-url
+	URL Secret `yaml:"url"`
+}
+
+// Bus is the section bus.
+type Bus struct {
+	// The NATS server, version 2.9 or later: nats://user:password@host:4222, or tls:// to insist on TLS with
+	// a certificate that the system trusts. Several servers of one NATS cluster are separated by commas.
+	// Empty: inside this process. While the server cannot be reached, Posthorn works on and keeps
+	// trying.
+	//
+	// Default: inside this process.
+	// Danger: whoever can use the same NATS account reads what the nodes tell each other, and can pretend to be one. Give Posthorn an account of its own; it needs the subjects posthorn.> only. With nats:// the password travels in clear, unless the server asks for TLS.
+	// Example: /etc/posthorn/bus-url
 	URL Secret `yaml:"url"`
 }
 

@@ -348,7 +348,7 @@ func TestSampleIsTheDefault(t *testing.T) {
 	live := regexp.MustCompile(`(?m)^( *)#( {2,}|[^ \n])`).ReplaceAllString(string(text), "$1$2")
 	live = strings.ReplaceAll(live, "enabled: false", "enabled: true")
 	c, _, err := loadText(live, env, map[string]string{
-		"/etc/posthorn/database-url": "postgres://db/p", "/etc/posthorn/notify-password": "p", "/etc/posthorn/vapid.pem": "p",
+		"/etc/posthorn/database-url": "postgres://db/p", "/etc/posthorn/bus-url": "nats://n:4222", "/etc/posthorn/notify-password": "p", "/etc/posthorn/vapid.pem": "p",
 		"/etc/posthorn/AuthKey_ABC123DEFG.p8": "p", "/etc/posthorn/firebase.json": "{}",
 	})
 	if err != nil {

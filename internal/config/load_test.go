@@ -122,7 +122,7 @@ func TestFullFile(t *testing.T) {
 	if apps[0].Key.Reveal() != "canary-p8" || !strings.HasSuffix(c.Database.URL.Reveal(), ":canary-db@db.example.com/posthorn") {
 		t.Error("secrets differ")
 	}
-	if got, want := c.Problem("transports.apns.apps[1].key_id", "x").Line, 51; got != want {
+	if got, want := c.Problem("transports.apns.apps[1].key_id", "x").Line, 53; got != want {
 		t.Errorf("a missing key of an entry is in line %d, want %d, where the entry begins", got, want)
 	}
 	if got := c.VAPIDSubject(); got != "mailto:postmaster@example.com" {
@@ -230,7 +230,7 @@ func TestLoadErrors(t *testing.T) {
 		{"entry of a wrong type", "transports:\n  fcm:\n    apps: [x]\n", `posthorn.yml:3: transports.fcm.apps[0]: expected a section with keys of its own, found "x"`},
 		{"merge", "log:\n  <<: {level: info}\n", `posthorn.yml:2: log: merging with << is not supported: write the keys out`},
 		{"key that is a list", "? [a]\n: b\n", `posthorn.yml:1: expected the name of a key, found a list`},
-		{"control characters", "\"log\\e[31m\": 1\n", `posthorn.yml:1: log?[31m: unknown key; the keys here are state_dir, log, database, public, internal, sessions, sign_in, push, outbound, transports`},
+		{"control characters", "\"log\\e[31m\": 1\n", `posthorn.yml:1: log?[31m: unknown key; the keys here are state_dir, log, database, bus, public, internal, sessions, sign_in, push, outbound, transports`},
 		{"two documents", "log: {}\n---\nlog: {}\n", `posthorn.yml:2: a second YAML document begins here: remove the line "---"`},
 		{"tab", "log:\n\tlevel: info\n", "posthorn.yml:2: not valid YAML: found character that cannot start any token; indent with spaces, and put a value that begins with @, ` or % in quotes"},
 		{"open quote", "log:\n  level: 'info\n\npush: {}\n", `posthorn.yml:5: not valid YAML: found unexpected end of stream; the quote of line 2 is never closed`},

@@ -99,7 +99,7 @@ func TestMigrate(t *testing.T) {
 	t.Parallel()
 	testpeer.EachDatabase(t, func(t *testing.T, url string) {
 		want := []string{
-			"contexts", "credentials", "goose_db_version", "listeners", "mailboxes", "mailhosts", "outcomes", "sequences", "sessions",
+			"contexts", "credentials", "goose_db_version", "listeners", "mailboxes", "mailhosts", "outcomes", "seal_check", "sequences", "sessions",
 			"slots", "subscriptions", "users", "versions",
 		}
 		for range 2 {
@@ -200,6 +200,7 @@ func TestMigrateCancelled(t *testing.T) {
 // rows puts one row in each table that there is in schema 1.
 var rows = []string{
 	`INSERT INTO contexts VALUES (1, 'one', 1790000000000)`,
+	`INSERT INTO seal_check VALUES (1, 'v1.00000000.AA')`,
 	`INSERT INTO sequences VALUES ('context', 1), ('user/1', 3)`,
 	`INSERT INTO mailhosts VALUES ('dove', 'mail.example.org', 993, 'tls', 0, '', 'dove', '00', 'metadata', 1, '["192.0.2.0/24"]', '[1]', 1790000000000)`,
 	`INSERT INTO mailhosts VALUES ('bare', 'localhost', 143, 'none', 0, '', NULL, '', 'login', 0, 'null', 'null', 1790000000000)`,

@@ -9,6 +9,7 @@ package dispatch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -66,12 +67,11 @@ const (
 func (d *Dispatcher) Dispatch(ctx context.Context, ev event.Event) (Result, error) {
 	user := tenant.UserID{Context: ev.Context, ID: ev.User}
 	topic := subscription.TopicFor(ev.Folder)
-	// Most users have no device: that must not cost a write.
-	wanted, err := d.subs.Wanted(ctx, user, topic)
+	subs, err := d.subs.For(ctx, user, topic)
 	if err != nil {
 		return "", fmt.Errorf("find subscriptions: %w", err)
 	}
-	if !wanted {
+	if len(subs) == 0 { // most users have no device: that must not cost a write
 		return unwanted(ev), nil
 	}
 	var result Result
@@ -80,14 +80,6 @@ func (d *Dispatcher) Dispatch(ctx context.Context, ev event.Event) (Result, erro
 		result, due = "", nil
 		if err := tx.Lock(ctx, "user/"+user.String()); err != nil {
 			return err
-		}
-		subs, err := d.subs.For(ctx, tx, user, topic)
-		if err != nil {
-			return fmt.Errorf("find subscriptions: %w", err)
-		}
-		if len(subs) == 0 {
-			result = unwanted(ev)
-			return nil
 		}
 		fresh, older, err := d.markSeen(ctx, tx, ev)
 		if err != nil {
@@ -105,17 +97,25 @@ func (d *Dispatcher) Dispatch(ctx context.Context, ev event.Event) (Result, erro
 			Topic: subscription.TopicNewMail, Folder: ev.Folder, UIDValidity: ev.UIDValidity, UID: ev.UID,
 			Sender: ev.Sender, Subject: ev.Subject, Unseen: ev.Unseen, AcceptedMS: db.Millis(ev.Accepted),
 		}, older)
+		if err == nil && len(due) == 0 { // they unsubscribed since we asked
+			return errUnwanted
+		}
 		result = Queued
 		return err
 	})
 	// Also after an error: when the database went away under a COMMIT, nobody knows what is in it. A slot
 	// that is not dirty costs a look.
 	d.push.Wake(due)
-	if err != nil {
+	if errors.Is(err, errUnwanted) {
+		return unwanted(ev), nil
+	} else if err != nil {
 		return "", err
 	}
 	return result, nil
 }
+
+// errUnwanted takes a write back that turned out to be for nobody.
+var errUnwanted = errors.New("no subscription left")
 
 func unwanted(ev event.Event) Result {
 	if ev.Folder == event.Inbox {

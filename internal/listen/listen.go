@@ -67,8 +67,8 @@ type job struct {
 	user    tenant.UserID
 	done    chan struct{} // closed when finished
 	running bool
-	// again: it was asked for while it was running.
-	again bool
+	// asked: somebody wants to know, whether it is due or not; again: he came while it was running.
+	asked, again bool
 }
 
 // New returns a Service. Nothing is dialled before Run.
@@ -111,14 +111,22 @@ func (s *Service) Await(ctx context.Context, u tenant.UserID) (subscription.List
 // ask returns a job that looks at the user from now on. The caller holds mu.
 func (s *Service) ask(u tenant.UserID) *job {
 	j := s.work[u]
-	switch {
-	case j == nil:
-		j = &job{user: u, done: make(chan struct{})}
-		s.work[u] = j
-		s.queue = append(s.queue, j)
-	case j.running:
-		j.again = true
+	if j == nil {
+		j = s.enqueue(u)
 	}
+	if j.running {
+		j.again = true
+	} else {
+		j.asked = true
+	}
+	return j
+}
+
+// enqueue makes a job of a user who has none. The caller holds mu.
+func (s *Service) enqueue(u tenant.UserID) *job {
+	j := &job{user: u, done: make(chan struct{})}
+	s.work[u] = j
+	s.queue = append(s.queue, j)
 	return j
 }
 
@@ -169,7 +177,7 @@ func (s *Service) take(ctx context.Context) (begin []*job, next time.Duration) {
 	for _, l := range due {
 		// Only into free places: somebody waits for those that were asked for.
 		if s.work[l.User] == nil && s.running+len(s.queue) < maxAtOnce {
-			s.ask(l.User)
+			s.enqueue(l.User)
 		}
 	}
 	for len(s.queue) > 0 && s.running < maxAtOnce {
@@ -188,9 +196,8 @@ func (s *Service) take(ctx context.Context) (begin []*job, next time.Duration) {
 
 // run works on one user until nothing has changed meanwhile.
 func (s *Service) run(ctx context.Context, j *job) {
-	defer s.Changed()
-	for {
-		err := s.reconcile(ctx, j.user)
+	for asked := j.asked; ; asked = true {
+		err := s.reconcile(ctx, j.user, asked)
 		if err != nil && ctx.Err() == nil {
 			s.Log.ErrorContext(ctx, "cannot reconcile listener", slog.String("account", j.user.String()), slog.Any("err", err))
 		}
@@ -212,10 +219,13 @@ func (s *Service) run(ctx context.Context, j *job) {
 }
 
 // reconcile looks at one user's listener and records what it found. Errors are those of the store.
-func (s *Service) reconcile(ctx context.Context, u tenant.UserID) error {
+func (s *Service) reconcile(ctx context.Context, u tenant.UserID, asked bool) error {
 	l, ok, err := s.Subscriptions.Listener(ctx, u)
 	if err != nil || !ok {
 		return err
+	}
+	if !asked && l.NotBefore.After(s.Now()) {
+		return nil // another job ended after the list of those that are due was read
 	}
 	user, err := s.Tenants.User(ctx, u)
 	if errors.Is(err, tenant.ErrNotFound) {

@@ -142,7 +142,7 @@ func (s *Service) Names() []string {
 }
 
 // Test sends a test notification to one subscription and waits for the provider's answer. It uses no
-// slot and is not tried again. Errors are ErrNoTransport and subscription.ErrNotFound.
+// slot, has no version (0, below every state's) and is not tried again. Errors are ErrNoTransport and subscription.ErrNotFound.
 func (s *Service) Test(ctx context.Context, subscriptionID string) (outcome.Outcome, error) {
 	sub, err := s.Subscriptions.Load(ctx, subscriptionID)
 	if err != nil {
@@ -157,7 +157,7 @@ func (s *Service) Test(ctx context.Context, subscriptionID string) (outcome.Outc
 	now := s.Now()
 	id := slotID{sub.ID, "test"}
 	o := t.Send(ctx, Notification{
-		Subscription: sub, Version: now.UnixMilli(), Collapse: id.collapse(), ID: notificationID(id, now.UnixMilli()),
+		Subscription: sub, Collapse: id.collapse(), ID: notificationID(id, now.UnixMilli()),
 		Expires: now.Add(time.Minute),
 		Input: Input{
 			Topic: "test", Sender: "Posthorn", Subject: "Test notification", Unseen: -1, AcceptedMS: db.Millis(now),

@@ -105,12 +105,11 @@ func (r *rig) mail(s *Service, id int64, in Input, older bool) []Due {
 			Sender: "Ann", Subject: fmt.Sprint("mail ", r.versions[u]), Unseen: 1, AcceptedMS: db.Millis(time.Now()),
 		}
 	}
+	subs, err := r.subs.For(r.tb.Context(), u, subscription.TopicNewMail)
+	must(r.tb, err)
 	var due []Due
 	must(r.tb, r.db.Write(r.tb.Context(), func(ctx context.Context, tx *db.Tx) error {
-		subs, err := r.subs.For(ctx, tx, u, subscription.TopicNewMail)
-		if err != nil {
-			return err
-		}
+		var err error
 		due, err = s.Enqueue(ctx, tx, subs, r.versions[u], in, older)
 		return err
 	}))

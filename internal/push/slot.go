@@ -62,9 +62,10 @@ type slot struct {
 const (
 	// sqlUpsertSlot puts a newer state in a slot. A state still unsent keeps its first-dirty time and, when
 	// it failed before, its back-off: the provider is no healthier for our news. Facts of a message older
-	// than one reported before (last parameter 1) do not replace those of an unsent newer one.
+	// than one reported before (last parameter 1) do not replace those of an unsent newer one. A
+	// subscription that is gone, which a cache may still have known, gets no slot.
 	sqlUpsertSlot = `INSERT INTO slots (subscription_id, collapse_key, version, sent_version, input, attempt, tries,
-		first_dirty_ms, not_before_ms, expires_ms) VALUES (?, ?, ?, 0, ?, 0, 0, ?, ?, ?)
+		first_dirty_ms, not_before_ms, expires_ms) SELECT id, ?, ?, 0, ?, 0, 0, ?, ?, ? FROM subscriptions WHERE id = ?
 		ON CONFLICT (subscription_id, collapse_key) DO UPDATE SET version = excluded.version,
 		input = CASE WHEN slots.version > slots.sent_version AND ? = 1 THEN slots.input ELSE excluded.input END,
 		attempt = CASE WHEN slots.version > slots.sent_version THEN slots.attempt ELSE 0 END,
@@ -110,8 +111,8 @@ func (s *Service) Enqueue(ctx context.Context, tx *db.Tx, subs []subscription.Su
 	due := make([]Due, 0, len(subs))
 	for _, sub := range subs {
 		id := slotID{sub.ID, collapseKeyMail}
-		n, err := tx.Exec(ctx, sqlUpsertSlot, id.subscription, id.key, version, string(raw), db.Millis(now), db.Millis(now),
-			db.Millis(now.Add(s.NewMailTTL)), late)
+		n, err := tx.Exec(ctx, sqlUpsertSlot, id.key, version, string(raw), db.Millis(now), db.Millis(now),
+			db.Millis(now.Add(s.NewMailTTL)), id.subscription, late)
 		if err != nil {
 			return nil, fmt.Errorf("put slot: %w", err)
 		}

@@ -230,12 +230,14 @@ func TestStorm(t *testing.T) {
 		for id := range int64(users) {
 			all.Go(func() {
 				for version := range int64(mails) {
+					subs, err := r.subs.For(t.Context(), user(id+1), "mail:new")
+					if err != nil {
+						due.Store(id, err)
+						return
+					}
 					var mine []Due
-					err := r.db.Write(t.Context(), func(ctx context.Context, tx *db.Tx) error {
-						subs, err := r.subs.For(ctx, tx, user(id+1), "mail:new")
-						if err != nil {
-							return err
-						}
+					err = r.db.Write(t.Context(), func(ctx context.Context, tx *db.Tx) error {
+						var err error
 						mine, err = s.Enqueue(ctx, tx, subs, version+1, Input{Topic: "mail:new", UID: uint32(version + 1)}, false) //nolint:gosec // small
 						return err
 					})

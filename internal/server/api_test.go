@@ -3,6 +3,7 @@ package server_test
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -12,7 +13,7 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/testpeer"
 )
 
-const secret = "secret" //nolint:gosec // of a disposable server
+const secret = "secret"
 
 // TestSubscriptionRefusals sends every kind of bad subscription: each gets a 422 that names the field
 // and none leaves anything behind.
@@ -70,9 +71,7 @@ func TestSubscriptionRefusals(t *testing.T) {
 				delete(body, "transport")
 				delete(body, "token")
 			}
-			for k, v := range c.body {
-				body[k] = v
-			}
+			maps.Copy(body, c.body)
 			out := w.call("POST", "/api/v1/subscriptions", token, body, 422)
 			if field, _ := out["field"].(string); !strings.HasPrefix(field, c.field) {
 				t.Errorf("names %q, want %q: %v", field, c.field, out)

@@ -30,7 +30,7 @@ const serveEnv = "POSTHORN_TEST_SERVE"
 func TestMain(m *testing.M) {
 	if path := os.Getenv(serveEnv); path != "" {
 		if err := serveProcess(path); err != nil {
-			fmt.Fprintln(os.Stderr, err)
+			_, _ = fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 		return
@@ -49,7 +49,9 @@ func serveProcess(path string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(os.Stdout, s.PublicAddr(), s.InternalAddr())
+	if _, err := fmt.Fprintln(os.Stdout, s.PublicAddr(), s.InternalAddr()); err != nil {
+		return err
+	}
 	return s.Run(ctx)
 }
 

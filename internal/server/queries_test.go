@@ -62,7 +62,7 @@ func TestEveryQueryOnBothEngines(t *testing.T) {
 
 // day uses everything that the API and the admin socket offer, until nothing is left.
 func day(t *testing.T, w *world) {
-	const alice, bob, password = "alice@rig.test", "bob@rig.test", "secret" //nolint:gosec // of a disposable server
+	const alice, bob, password = "alice@rig.test", "bob@rig.test", "secret"
 	d := testpeer.StartDovecot(t, testpeer.DovecotConfig{
 		Users: map[string]string{alice: password, bob: password}, NotifyURL: w.notifyURL(),
 	})

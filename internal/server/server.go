@@ -25,6 +25,7 @@ import (
 
 	"github.com/posthorn-mail/posthorn/internal/account"
 	"github.com/posthorn-mail/posthorn/internal/api"
+	"github.com/posthorn-mail/posthorn/internal/bus"
 	"github.com/posthorn-mail/posthorn/internal/config"
 	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/dispatch"
@@ -51,6 +52,7 @@ type Server struct {
 	log        *slog.Logger
 	state      *state
 	db         *db.DB
+	bus        *bus.Bus
 	transports *transports
 	push       *push.Service
 	listen     *listen.Service
@@ -75,7 +77,7 @@ func New(ctx context.Context, cfg *config.Config, opts Options) (s *Server, err 
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.Close())
+			err = errors.Join(err, s.Close(context.WithoutCancel(ctx)))
 			s = nil
 		}
 	}()
@@ -94,7 +96,10 @@ func New(ctx context.Context, cfg *config.Config, opts Options) (s *Server, err 
 	}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	if err := s.build(reg); err != nil {
+	if s.bus, err = bus.Open(ctx, bus.Options{URL: cfg.Bus.URL.Reveal(), Log: s.log, Metrics: reg}); err != nil {
+		return s, err
+	}
+	if err := s.build(ctx, reg); err != nil {
 		return s, err
 	}
 	var lc net.ListenConfig
@@ -109,7 +114,7 @@ func New(ctx context.Context, cfg *config.Config, opts Options) (s *Server, err 
 }
 
 // build wires the rooms of the house together, ground floor first.
-func (s *Server) build(reg *prometheus.Registry) error {
+func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 	cfg, now := s.cfg, time.Now
 	tenants, err := tenant.New(s.db, s.state.keys, tenant.NotifyCredential{
 		Login:     cfg.Internal.Notify.Login,
@@ -127,9 +132,15 @@ func (s *Server) build(reg *prometheus.Registry) error {
 		AttemptsPerLogin: cfg.SignIn.AttemptsPerLogin, AttemptsPerAddress: cfg.SignIn.AttemptsPerAddress,
 		Window: time.Duration(cfg.SignIn.Window),
 	})
+	if err := accounts.CheckKey(ctx); err != nil {
+		return err
+	}
 	subs := subscription.New(s.db, s.state.keys, func(client string) bool {
 		return slices.ContainsFunc(cfg.Push.AllowedClients, func(p string) bool { return config.MatchClient(p, client) })
 	}, now)
+	if _, err = subs.Join(ctx, s.bus, s.log); err != nil { // ends with the bus
+		return err
+	}
 	s.push, err = push.New(push.Config{
 		DB: s.db, Subscriptions: subs, Transports: s.transports.all, Log: s.log, Metrics: reg, Now: now,
 		NewMailTTL: time.Duration(cfg.Push.NewMailTTL), MaxInFlight: cfg.Push.MaxInFlight,
@@ -246,11 +257,11 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	err := faces.Wait()
 	stopWorking()
-	return errors.Join(err, workers.Wait(), s.Close())
+	return errors.Join(err, workers.Wait(), s.Close(context.WithoutCancel(ctx)))
 }
 
-// Close closes what New opened. Run does it too.
-func (s *Server) Close() error {
+// Close closes what New opened, within stopTimeout. Run does it too.
+func (s *Server) Close(ctx context.Context) error {
 	var errs []error
 	for _, f := range []face{s.public, s.internal, s.admin} {
 		if f.listener != nil {
@@ -261,6 +272,12 @@ func (s *Server) Close() error {
 	}
 	if s.transports != nil {
 		s.transports.close()
+	}
+	if s.bus != nil {
+		stopping, cancel := context.WithTimeout(ctx, stopTimeout)
+		defer cancel()
+		errs = append(errs, s.bus.Close(stopping))
+		s.bus = nil
 	}
 	if s.db != nil {
 		errs = append(errs, s.db.Close())

@@ -25,6 +25,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/posthorn-mail/posthorn/internal/account"
+	"github.com/posthorn-mail/posthorn/internal/bus"
 	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/seal"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
@@ -83,11 +84,13 @@ type Store struct {
 	keys    *seal.Keyring
 	allowed func(client string) bool
 	now     func() time.Time
+	cache   cache
+	bus     *bus.Bus // nil before Join
 }
 
 // New returns a Store. allowed says whether a client may have pushes.
 func New(d *db.DB, keys *seal.Keyring, allowed func(client string) bool, now func() time.Time) *Store {
-	return &Store{db: d, keys: keys, allowed: allowed, now: now}
+	return &Store{db: d, keys: keys, allowed: allowed, now: now, cache: cache{byUser: map[tenant.UserID]cached{}}}
 }
 
 // Allowed reports whether a client may have pushes.
@@ -126,31 +129,28 @@ func (s *Store) Subscribe(ctx context.Context, sess account.Session, req Request
 	transport, hash, u := req.Token.Transport, hashIdentity(req.Token), sess.User
 	sealed := s.keys.Seal(tokenOwner(transport, hash), req.Token.Body)
 	var sub Subscription
-	err = s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+	err = s.change(ctx, func(ctx context.Context, tx *db.Tx) ([]tenant.UserID, error) {
 		if err := tx.Lock(ctx, "device/"+transport+"/"+hash); err != nil {
-			return err
+			return nil, err
 		}
 		rows, err := tx.Query(ctx, sqlOtherOwners, transport, hash, sess.Device, u.Context, u.ID)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		others, err := scanUsers(rows)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		var devices int64
 		if err := tx.QueryRow(ctx, sqlCountDevices, u.Context, u.ID, transport, hash).Scan(&devices); err != nil {
-			return err
+			return nil, err
 		}
 		if devices >= maxPerUser {
-			return ErrTooMany
+			return nil, ErrTooMany
 		}
 		err = scan(tx.QueryRow(ctx, sqlPut, newID(), u.Context, u.ID, req.Client, transport, hash, sealed, req.Token.Target,
 			sess.Device, string(topics), db.Millis(now), db.Millis(now), db.Millis(req.Expires)).Scan, &sub)
-		if err != nil {
-			return err
-		}
-		return s.refreshListeners(ctx, tx, append(others, u))
+		return append(others, u), err
 	})
 	return sub, err
 }
@@ -240,27 +240,6 @@ func scanUsers(rows *sql.Rows) ([]tenant.UserID, error) {
 	return users, rows.Err()
 }
 
-// For finds, inside a write, the live subscriptions of a user that want a topic and whose client may
-// have pushes. Tokens come without their body.
-func (s *Store) For(ctx context.Context, tx *db.Tx, u tenant.UserID, topic string) ([]Subscription, error) {
-	all, err := scanRows(tx.Query(ctx, sqlByUser, u.Context, u.ID))
-	return s.wanting(all, topic), err
-}
-
-// Wanted reports, outside a write, whether For would find any.
-func (s *Store) Wanted(ctx context.Context, u tenant.UserID, topic string) (bool, error) {
-	all, err := s.ByUser(ctx, u)
-	return len(s.wanting(all, topic)) > 0, err
-}
-
-func (s *Store) wanting(all []Subscription, topic string) []Subscription {
-	now := s.now()
-	return slices.DeleteFunc(all, func(sub Subscription) bool {
-		expired := !sub.Expires.IsZero() && !sub.Expires.After(now)
-		return expired || !slices.Contains(sub.Topics, topic) || !s.allowed(sub.Client)
-	})
-}
-
 // ByUser lists a user's subscriptions, oldest first.
 func (s *Store) ByUser(ctx context.Context, u tenant.UserID) ([]Subscription, error) {
 	return scanRows(s.db.Query(ctx, sqlByUser, u.Context, u.ID))
@@ -295,25 +274,20 @@ func (s *Store) Unsubscribe(ctx context.Context, u tenant.UserID, id string) err
 	if !isID(id) {
 		return ErrNotFound
 	}
-	return s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+	return s.change(ctx, func(ctx context.Context, tx *db.Tx) ([]tenant.UserID, error) {
 		n, err := tx.Exec(ctx, sqlRemove, id, u.Context, u.ID)
-		if err != nil {
-			return err
+		if err == nil && n == 0 {
+			err = ErrNotFound
 		}
-		if n == 0 {
-			return ErrNotFound
-		}
-		return s.refreshListeners(ctx, tx, []tenant.UserID{u})
+		return []tenant.UserID{u}, err
 	})
 }
 
 // UnsubscribeDevice removes all subscriptions that a device, named by its secret's hash, holds for a user.
 func (s *Store) UnsubscribeDevice(ctx context.Context, u tenant.UserID, device string) error {
-	return s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
-		if _, err := tx.Exec(ctx, sqlRemoveDevice, u.Context, u.ID, device); err != nil {
-			return err
-		}
-		return s.refreshListeners(ctx, tx, []tenant.UserID{u})
+	return s.change(ctx, func(ctx context.Context, tx *db.Tx) ([]tenant.UserID, error) {
+		_, err := tx.Exec(ctx, sqlRemoveDevice, u.Context, u.ID, device)
+		return []tenant.UserID{u}, err
 	})
 }
 
@@ -327,21 +301,19 @@ func (s *Store) RemoveGone(ctx context.Context, tx *db.Tx, id string, gone time.
 	} else if err != nil {
 		return false, err
 	}
+	// Before the commit: who looks meanwhile finds it once more, which is harmless.
+	s.cache.drop(u)
 	return true, s.refreshListeners(ctx, tx, []tenant.UserID{u})
 }
 
 // RemoveExpired removes the subscriptions whose time is over.
 func (s *Store) RemoveExpired(ctx context.Context) error {
-	return s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+	return s.change(ctx, func(ctx context.Context, tx *db.Tx) ([]tenant.UserID, error) {
 		rows, err := tx.Query(ctx, sqlRemoveExpired, db.Millis(s.now()))
 		if err != nil {
-			return err
+			return nil, err
 		}
-		users, err := scanUsers(rows)
-		if err != nil {
-			return err
-		}
-		return s.refreshListeners(ctx, tx, users)
+		return scanUsers(rows)
 	})
 }
 

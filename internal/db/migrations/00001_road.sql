@@ -73,6 +73,12 @@ CREATE TABLE credentials (
     FOREIGN KEY (context_id, user_id) REFERENCES users (context_id, id) ON DELETE CASCADE
 );
 
+-- account; one value, sealed when the database was made, that tells the right seal key from another
+CREATE TABLE seal_check (
+    id     BIGINT PRIMARY KEY,
+    sealed TEXT   NOT NULL
+);
+
 -- subscription; token is sealed, token_hash finds the other owners of the same device, target is
 -- what may be shown of it
 CREATE TABLE subscriptions (

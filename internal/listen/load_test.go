@@ -1,0 +1,228 @@
+package listen
+
+import (
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/posthorn-mail/posthorn/internal/subscription"
+	"github.com/posthorn-mail/posthorn/internal/tenant"
+	"github.com/posthorn-mail/posthorn/internal/testpeer"
+)
+
+// server takes connections and counts them. It holds them open, without a word, until release is called.
+type server struct {
+	tenant.MailHost
+	accepted atomic.Int64
+	release  func()
+}
+
+func newServer(t *testing.T) *server {
+	t.Helper()
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	released := make(chan struct{})
+	s := &server{MailHost: tenant.MailHost{IMAPHost: "127.0.0.1", IMAPPort: l.Addr().(*net.TCPAddr).Port}}
+	s.release = sync.OnceFunc(func() { close(released) })
+	var all sync.WaitGroup
+	t.Cleanup(func() { s.release(); _ = l.Close(); all.Wait() })
+	all.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			s.accepted.Add(1)
+			all.Go(func() {
+				<-released
+				_ = conn.Close()
+			})
+		}
+	})
+	return s
+}
+
+// until polls for what happens outside of this process's control.
+func until(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	timeout := time.After(15 * time.Second)
+	for !done() {
+		select {
+		case <-tick.C:
+		case <-timeout:
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+// TestHangingServer has more users than may be worked on at once, at a server that does not answer: the
+// others wait, those whom somebody waits for come first, and the end of Run is not held up.
+func TestHangingServer(t *testing.T) {
+	t.Parallel()
+	testpeer.EachDatabase(t, func(t *testing.T, url string) {
+		srv := newServer(t)
+		const users = maxAtOnce + 8
+		f := newFixture(t, url, srv.MailHost, users)
+		for n := 1; n <= users; n++ {
+			f.subscribe(t, user(n), time.Time{})
+		}
+		f.start(t)
+		until(t, "all places are taken", func() bool { return srv.accepted.Load() == maxAtOnce })
+		for range 10 {
+			f.Changed()
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		began := time.Now()
+		// It waits its time, and tells what is known.
+		l, ok, err := f.Await(ctx, user(users))
+		if took := time.Since(began); err != nil || !ok || l.State != subscription.Pending || l.Attempt != 0 || took > 5*time.Second {
+			t.Errorf("%+v, %v, %v after %v", l, ok, err, took)
+		}
+		if n := srv.accepted.Load(); n != maxAtOnce {
+			t.Errorf("%d connections at once", n)
+		}
+		f.mu.Lock()
+		if len(f.queue) != 1 || f.queue[0].user != user(users) || f.running != maxAtOnce {
+			t.Errorf("%d are running and %d wait", f.running, len(f.queue))
+		}
+		f.mu.Unlock()
+
+		began = time.Now()
+		f.stop()
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("stopped after %v", took)
+		}
+		// That we stopped is no news of the mail server.
+		due, _, err := f.Subscriptions.DueListeners(t.Context(), 100)
+		if err != nil || len(due) != users {
+			t.Errorf("%d are due, %v", len(due), err)
+		}
+		for _, l := range due {
+			if l.Attempt != 0 || l.Reason != "" {
+				t.Errorf("%+v", l)
+			}
+		}
+	})
+}
+
+// All are looked at in the end, each once.
+func TestManyUsers(t *testing.T) {
+	t.Parallel()
+	testpeer.EachDatabase(t, func(t *testing.T, url string) {
+		srv := newServer(t)
+		srv.release()
+		const users = 3 * maxAtOnce
+		f := newFixture(t, url, srv.MailHost, users)
+		for n := 1; n <= users; n++ {
+			f.subscribe(t, user(n), time.Time{})
+		}
+		f.start(t)
+		until(t, "all were looked at", func() bool {
+			due, _, err := f.Subscriptions.DueListeners(t.Context(), 100)
+			return err == nil && len(due) == 0
+		})
+		if n := srv.accepted.Load(); n != users {
+			t.Errorf("%d connections for %d users", n, users)
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if len(f.queue) != 0 {
+			t.Errorf("%d wait for nothing", len(f.queue))
+		}
+	})
+}
+
+// Many who wait for one user cost one look, or one more when they came while it was under way.
+func TestAwaitTogether(t *testing.T) {
+	t.Parallel()
+	testpeer.EachDatabase(t, func(t *testing.T, url string) {
+		srv := newServer(t)
+		f := newFixture(t, url, srv.MailHost, 1)
+		f.subscribe(t, user(1), time.Time{})
+		var all sync.WaitGroup
+		wait := func() {
+			for range 10 {
+				all.Go(func() {
+					l, ok, err := f.Await(t.Context(), user(1))
+					if err != nil || !ok || l.State != subscription.Pending || l.Reason == "" {
+						t.Errorf("%+v, %v, %v", l, ok, err)
+					}
+				})
+			}
+		}
+		wait() // before it runs
+		f.start(t)
+		until(t, "the first look", func() bool { return srv.accepted.Load() == 1 })
+		wait() // while it runs
+		until(t, "they have asked", func() bool {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			return f.work[user(1)].again
+		})
+		srv.release()
+		all.Wait()
+		if n := srv.accepted.Load(); n < 2 || n > 3 {
+			t.Errorf("%d connections", n)
+		}
+	})
+}
+
+// TestStoreFails can look but not write down what it sees: it must not go on asking at full speed.
+func TestStoreFails(t *testing.T) {
+	t.Parallel()
+	url := testpeer.SQLiteURL(t)
+	srv := newServer(t)
+	srv.release()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, url, srv.MailHost, 3)
+		for n := 1; n <= 3; n++ {
+			f.subscribe(t, user(n), time.Time{})
+		}
+		f.exec(t, "CREATE TRIGGER broken BEFORE UPDATE ON listeners BEGIN SELECT RAISE(ABORT, 'disk on fire'); END")
+		f.start(t)
+		<-time.After(2 * time.Minute)
+		if n := srv.accepted.Load(); n < 3 || n > 3*int64(2*time.Minute/firstRetry)+3 {
+			t.Errorf("%d connections in two minutes", n)
+		}
+		if n := f.queries.Load(); n > 2_000 {
+			t.Errorf("%d queries in two minutes", n)
+		}
+		f.exec(t, "DROP TRIGGER broken")
+		<-time.After(time.Minute)
+		for n := 1; n <= 3; n++ {
+			if l, _, err := f.Subscriptions.Listener(t.Context(), user(n)); err != nil || l.Attempt == 0 || l.Reason == "" {
+				t.Errorf("%+v, %v", l, err)
+			}
+		}
+	})
+}
+
+// A store that is closed ends nothing but its own answers.
+func TestStoreGone(t *testing.T) {
+	t.Parallel()
+	url := testpeer.SQLiteURL(t)
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, url, refusing(t), 1)
+		f.subscribe(t, user(1), time.Time{})
+		f.start(t)
+		if err := f.db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, _, err := f.Await(ctx, user(1)); err == nil {
+			t.Error("known without a store")
+		}
+	})
+}
