@@ -10,7 +10,7 @@ import (
 
 func (c *cli) benchCommand() *cobra.Command {
 	group := &cobra.Command{Use: "bench", Short: "Measure Posthorn on this machine"}
-	group.AddCommand(c.benchPushCommand(), c.benchChildCommand())
+	group.AddCommand(c.benchPushCommand(), c.benchPageCommand(), c.benchChildCommand())
 	return group
 }
 
@@ -35,9 +35,20 @@ Outage, memory and crash are run once, everything else five times; the figure is
 	f := cmd.Flags()
 	f.StringVar(&o.Only, "only", "", "run one part: `NAME` is "+strings.Join(bench.Parts(), ", "))
 	f.BoolVar(&o.Quick, "quick", false, "shorten every part, to see that it works; the figures mean little")
-	f.StringVar(&o.Page, "page", "", "write the results page into `DIR`: bench.md and img/bench-*.svg")
 	c.jsonFlag(cmd)
 	return cmd
+}
+
+func (c *cli) benchPageCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "page DIR FILE...",
+		Short: "Write the results page from the reports of runs",
+		Long: `Write the results page, DIR/bench.md with the plots DIR/img/bench-*.svg, from files that hold what
+"posthorn bench push --json" printed.`,
+		Example: "  posthorn bench push --json > bench.json\n  posthorn bench page docs bench.json",
+		Args:    cobra.MinimumNArgs(2),
+		RunE:    func(_ *cobra.Command, args []string) error { return bench.WritePage(args[0], args[1:]) },
+	}
 }
 
 // benchChildCommand is what a run starts for itself.

@@ -29,8 +29,6 @@ type Options struct {
 	Quick bool
 	// JSON prints one document at the end instead of a line for each figure.
 	JSON bool
-	// Page is a directory in which bench.md and img/bench-*.svg are written from this run.
-	Page string
 	// Out takes the figures, Progress what is being done.
 	Out, Progress io.Writer
 }
@@ -143,9 +141,6 @@ func Run(ctx context.Context, o Options) (err error) {
 		e := json.NewEncoder(o.Out)
 		e.SetIndent("", "  ")
 		err = errors.Join(err, e.Encode(r.report))
-	}
-	if o.Page != "" && err == nil {
-		err = writePage(o.Page, r.report)
 	}
 	return err
 }

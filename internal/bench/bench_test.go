@@ -4,10 +4,13 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
+	"encoding/xml"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -225,5 +228,49 @@ func TestReadAnswer(t *testing.T) {
 	}
 	if _, _, err := readAnswer(bufio.NewReader(strings.NewReader(""))); err != io.EOF { //nolint:errorlint // it is not wrapped
 		t.Errorf("nothing: %v", err)
+	}
+}
+
+// TestPage writes the page of a made-up run.
+func TestPage(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	raw, err := json.Marshal(Report{Machine: map[string]string{"cores": "2"}, Lines: []Line{
+		{Name: "notify.cpu_us", Value: 100, Unit: "us", Runs: []float64{90, 100, 120}},
+		{Name: "notify.baseline_commit_cpu_us", Value: 50, Unit: "us"},
+		{Name: "memory.rss_mb", Value: 119, Unit: "MB"},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "bench.json")
+	if err := os.WriteFile(file, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := WritePage(dir, []string{file}); err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile(filepath.Join(dir, "bench.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"| **missed** | 2.00 times: 100.0 and 50.0 us |", "| holds | 119 MB |", "| not measured |  |", "| `notify.cpu_us` | 100 | us | 90 100 120 |",
+	} {
+		if !strings.Contains(string(page), want) {
+			t.Errorf("the page lacks %q:\n%s", want, page)
+		}
+	}
+	for _, p := range plots {
+		svg, err := os.ReadFile(filepath.Join(dir, "img", "bench-"+p.name+".svg"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := xml.Unmarshal(svg, new(struct{})); err != nil {
+			t.Errorf("%s: %v", p.name, err)
+		}
+	}
+	if err := WritePage(dir, nil); err == nil {
+		t.Error("a page without a report")
 	}
 }

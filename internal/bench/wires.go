@@ -33,7 +33,7 @@ func (r *runner) apns(ctx context.Context) error {
 		return err
 	}
 	const answer = 50 * time.Millisecond
-	count := pick(r, 60_000, 10_000)
+	count := pick(r, 40_000, 10_000)
 	limit := float64(streamLimit) / answer.Seconds()
 	var ours, plain, one, oneCPU, two, twoCPU []float64
 	for range r.repeats() {
