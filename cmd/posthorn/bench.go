@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -28,6 +29,9 @@ Outage, memory and crash are run once, everything else five times; the figure is
 		Example: "  posthorn bench push\n  posthorn bench push --only notify --json",
 		Args:    operands(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.Only != "" && !slices.Contains(bench.Parts(), o.Only) {
+				return usagef("--only %s: there is no such part", o.Only)
+			}
 			o.Out, o.Progress, o.JSON = c.stdout, c.stderr, c.json
 			return bench.Run(cmd.Context(), o)
 		},

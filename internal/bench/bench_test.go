@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"encoding/xml"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -49,7 +50,9 @@ func serve(ctx context.Context, file string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(os.Stdout, "  for mail servers  http://%s%s\n", s.InternalAddr(), notifyPath)
+	if _, err := fmt.Fprintf(os.Stdout, "  for mail servers  http://%s%s\n", s.InternalAddr(), notifyPath); err != nil {
+		return errors.Join(err, s.Close(ctx))
+	}
 	return s.Run(ctx)
 }
 
@@ -250,7 +253,7 @@ func TestPage(t *testing.T) {
 	if err := WritePage(dir, []string{file}); err != nil {
 		t.Fatal(err)
 	}
-	page, err := os.ReadFile(filepath.Join(dir, "bench.md"))
+	page, err := os.ReadFile(filepath.Join(dir, "bench.md")) //nolint:gosec // our own directory
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -262,7 +265,7 @@ func TestPage(t *testing.T) {
 		}
 	}
 	for _, p := range plots {
-		svg, err := os.ReadFile(filepath.Join(dir, "img", "bench-"+p.name+".svg"))
+		svg, err := os.ReadFile(filepath.Join(dir, "img", "bench-"+p.name+".svg")) //nolint:gosec // our own directory
 		if err != nil {
 			t.Fatal(err)
 		}

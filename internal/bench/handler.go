@@ -63,12 +63,8 @@ func newCommitter(ctx context.Context, path string) (*committer, error) {
 	if _, err := d.ExecContext(ctx, `CREATE TABLE rows (user TEXT PRIMARY KEY, body TEXT NOT NULL)`); err != nil {
 		return nil, err
 	}
-	put, err := d.PrepareContext(ctx, `INSERT INTO rows (user, body) VALUES (?, ?) ON CONFLICT (user) DO UPDATE SET body = excluded.body`)
-	if err != nil {
-		return nil, err
-	}
 	c := &committer{make(chan row, 1024)}
-	go c.loop(ctx, d, put) // until the process ends
+	go c.loop(ctx, d) // until the process ends
 	return c, nil
 }
 
@@ -78,7 +74,11 @@ func (c *committer) put(user, body string) error {
 	return <-r.done
 }
 
-func (c *committer) loop(ctx context.Context, d *sql.DB, put *sql.Stmt) {
+func (c *committer) loop(ctx context.Context, d *sql.DB) {
+	put, broken := d.PrepareContext(ctx, `INSERT INTO rows (user, body) VALUES (?, ?) ON CONFLICT (user) DO UPDATE SET body = excluded.body`)
+	if broken == nil {
+		defer func() { _ = put.Close() }()
+	}
 	for first := range c.queue {
 		group := []row{first}
 		for more := true; more && len(group) < 256; {
@@ -89,7 +89,10 @@ func (c *committer) loop(ctx context.Context, d *sql.DB, put *sql.Stmt) {
 				more = false
 			}
 		}
-		err := commit(ctx, d, put, group)
+		err := broken
+		if err == nil {
+			err = commit(ctx, d, put, group)
+		}
 		for _, r := range group {
 			r.done <- err
 		}
@@ -101,7 +104,8 @@ func commit(ctx context.Context, d *sql.DB, put *sql.Stmt, group []row) error {
 	if err != nil {
 		return err
 	}
-	stmt := tx.StmtContext(ctx, put)
+	stmt := tx.StmtContext(ctx, put) // the same, as there is one connection
+	defer func() { _ = stmt.Close() }()
 	for _, r := range group {
 		if _, err := stmt.ExecContext(ctx, r.user, r.body); err != nil {
 			return errors.Join(err, tx.Rollback())

@@ -99,16 +99,6 @@ func (p *process) kill() error {
 	return p.log.Close()
 }
 
-// stop asks the process to end, and ends it when it does not.
-func (p *process) stop() error {
-	_ = p.cmd.Process.Signal(syscall.SIGTERM)
-	late := time.AfterFunc(20*time.Second, func() { _ = p.cmd.Process.Kill() })
-	defer late.Stop()
-	_, _ = io.Copy(io.Discard, p.out)
-	_ = p.cmd.Wait()
-	return p.log.Close()
-}
-
 // clockTicks is USER_HZ, which is 100 on every Linux that Go runs on (proc(5)).
 const clockTicks = 100
 

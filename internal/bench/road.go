@@ -268,8 +268,8 @@ func (r *runner) memory(ctx context.Context) (err error) {
 	}
 	peak, err := g.serve.peakMB()
 	r.put("memory.rss_mb", "MB", peak)
-	r.put("memory.devices", "", float64(devices))
-	r.put("memory.slots", "", slots)
+	r.put("memory.devices", "devices", float64(devices))
+	r.put("memory.slots", "slots", slots)
 	return err
 }
 
@@ -299,10 +299,10 @@ func (r *runner) crash(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	r.put("crash.rounds", "", float64(rounds))
-	r.put("crash.lost", "", float64(lost))
-	r.put("crash.duplicates", "", float64(worst))
-	r.put("crash.streams", "", float64(cfg.Push.MaxInFlight))
+	r.put("crash.rounds", "rounds", float64(rounds))
+	r.put("crash.lost", "devices", float64(lost))
+	r.put("crash.duplicates", "sends", float64(worst))
+	r.put("crash.streams", "sends", float64(cfg.Push.MaxInFlight))
 	return nil
 }
 
@@ -379,11 +379,11 @@ func (r *runner) outage(ctx context.Context) (err error) {
 	}
 	recovery := time.Since(begin).Seconds()
 	s, err := g.apns.stats(ctx, fmt.Sprintf("newest=%d", events/devices))
-	r.put("outage.events", "", float64(res.Done))
-	r.put("outage.devices", "", float64(devices))
-	r.put("outage.sends", "", float64(s.Sends))
-	r.put("outage.slots_max", "", slots)
-	r.put("outage.lost", "", float64(devices-s.Newest))
+	r.put("outage.events", "events", float64(res.Done))
+	r.put("outage.devices", "devices", float64(devices))
+	r.put("outage.sends", "sends", float64(s.Sends))
+	r.put("outage.slots_max", "slots", slots)
+	r.put("outage.lost", "devices", float64(devices-s.Newest))
 	r.put("outage.rate", "1/s", float64(res.Done)/res.Seconds)
 	r.put("outage.recovery_s", "s", recovery)
 	return err

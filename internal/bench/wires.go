@@ -186,6 +186,9 @@ const (
 	mailSubject = "Minutes of the meeting, and what is left to do"
 )
 
+// plainLane is the baseline.
+//
+//nolint:staticcheck // deprecated for net/http's, which is the same code; the limit names this one
 func (c apnsConfig) plainLane(roots *x509.CertPool) (send func(context.Context, int) error, done func(), err error) {
 	t := &http2.Transport{
 		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}, StrictMaxConcurrentStreams: true, DisableCompression: true,
