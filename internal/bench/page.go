@@ -7,6 +7,7 @@ import (
 	"html"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -88,13 +89,13 @@ Users and subscriptions are put into the database before the server starts, with
 func page(reports []Report, lines map[string]Line) string {
 	var b strings.Builder
 	b.WriteString(pageHead)
-	b.WriteString("\n| run (UTC) | machine | load average before | seconds |\n|---|---|---|---|\n")
+	b.WriteString("\n| run (UTC) | lines | machine | load average before | seconds |\n|---|---|---|---|---|\n")
 	for _, r := range reports {
 		quick := ""
 		if r.Quick {
 			quick = ", **quick: the figures mean little**"
 		}
-		fmt.Fprintf(&b, "| %s | %s cores %s, %s, %s, %s | %s | %.0f%s |\n", r.Started.Format("2006-01-02 15:04"),
+		fmt.Fprintf(&b, "| %s | %s | %s cores %s, %s, %s, %s | %s | %.0f%s |\n", r.Started.Format("2006-01-02 15:04"), families(r.Lines),
 			r.Machine["cores"], r.Machine["cpu"], r.Machine["memory"], r.Machine["system"], r.Machine["go"], r.Machine["load_before"], r.Seconds, quick)
 	}
 	b.WriteString("\nA load average above the number of cores says that the machine was busy with other things: latencies suffer most from\n" +
@@ -120,6 +121,18 @@ func page(reports []Report, lines map[string]Line) string {
 	}
 	b.WriteString(pageNotes)
 	return b.String()
+}
+
+// families are the words before the dots of the lines' names.
+func families(lines []Line) string {
+	var all []string
+	for _, l := range lines {
+		family, _, _ := strings.Cut(l.Name, ".")
+		if name := "`" + family + ".*`"; !slices.Contains(all, name) {
+			all = append(all, name)
+		}
+	}
+	return strings.Join(all, " ")
 }
 
 // plot is a chart of horizontal bars.

@@ -197,6 +197,9 @@ func (r *runner) isolation(ctx context.Context) (err error) {
 		if err := g.fcm.mode(ctx, mode, 0); err != nil {
 			return 0, err
 		}
+		if err := g.drained(ctx, time.Minute); err != nil { // what hung before is not to be in this turn
+			return 0, err
+		}
 		beside := make(chan error, 1)
 		go func() {
 			_, err := g.load(ctx, loadConfig{First: apple + run*other*seconds, Users: other * seconds, FirstUID: 1, Events: other * seconds, Rate: other})

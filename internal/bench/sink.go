@@ -73,6 +73,12 @@ type sinkConn struct {
 func serveSink(ctx context.Context, conn net.Conn, delay time.Duration) {
 	defer conn.Close()
 	s := &sinkConn{w: bufio.NewWriterSize(conn, 64<<10), acks: make(chan []byte, 64), due: make(chan due, 16*streamLimit), delay: delay}
+	// SETTINGS come before anything else (RFC 9113 section 3.4).
+	_, _ = s.w.Write(frame(http2.FrameSettings, 0, 0, setting(http2.SettingMaxConcurrentStreams, streamLimit)...))
+	_, _ = s.w.Write(window(0, 1<<24))
+	if s.w.Flush() != nil {
+		return
+	}
 	ended, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
@@ -111,9 +117,6 @@ func (s *sinkConn) read(ctx context.Context, conn net.Conn) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-	}
-	if err := send(append(frame(http2.FrameSettings, 0, 0, setting(http2.SettingMaxConcurrentStreams, streamLimit)...), window(0, 1<<24)...)); err != nil {
-		return err
 	}
 	fr := http2.NewFramer(io.Discard, in)
 	fr.SetReuseFrames()
