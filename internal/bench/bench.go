@@ -40,6 +40,8 @@ type Line struct {
 	Unit  string  `json:"unit"`
 	// Runs are the figures of the single repetitions, of which Value is the median.
 	Runs []float64 `json:"runs,omitempty"`
+
+	quick bool // of a quick run, on the page
 }
 
 // Report is the outcome of a run.

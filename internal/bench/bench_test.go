@@ -258,7 +258,7 @@ func TestPage(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"| **missed** | 2.00 times: 100.0 and 50.0 us |", "| holds | 119 MB |", "| not measured |  |", "| `notify.cpu_us` | 100 | us | 90 100 120 |",
+		"| **missed** | 2.00 times: 100.0 and 50.0 us |", "| holds | 119 MB |", "| not measured |  |", "| notify.cpu_us | 100 | us | 90 100 120 |",
 	} {
 		if !strings.Contains(string(page), want) {
 			t.Errorf("the page lacks %q:\n%s", want, page)

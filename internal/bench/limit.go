@@ -57,16 +57,20 @@ func atMost(factor float64) func([]float64) (bool, string) {
 // verdict is a limit's word on measured lines.
 func (l limit) verdict(lines map[string]Line) (word, figure string) {
 	var v []float64
+	suffix := ""
 	for _, name := range l.lines {
 		line, ok := lines[name]
 		if !ok {
 			return "not measured", ""
 		}
 		v = append(v, line.Value)
+		if line.quick {
+			suffix = " (quick run)"
+		}
 	}
 	holds, figure := l.judge(v)
 	if !holds {
-		return "**missed**", figure
+		return "**missed**", figure + suffix
 	}
-	return "holds", figure
+	return "holds", figure + suffix
 }
