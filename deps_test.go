@@ -64,7 +64,7 @@ var policy = map[string]string{
 	// beside
 	"internal/fake":  "apns fcm webpush",
 	"internal/demo":  "server fake config",
-	"internal/bench": "server fake config",
+	"internal/bench": "server fake config db seal push apns webpush outcome", // decision 0008
 
 	// tests only
 	"internal/testpeer": "fake",
