@@ -18,6 +18,15 @@ type answer struct {
 	retryAfter string
 	// body is at most maxBody bytes; the rest was not read.
 	body []byte
+	// via is the connection that brought the answer.
+	via carrier
+}
+
+// carrier is a connection that can be asked to take no more requests.
+type carrier interface {
+	// leave makes the next request open another connection, but not in quick succession: a storm of
+	// 503 must not become one of handshakes. Requests under way finish where they are.
+	leave()
 }
 
 // maxBody bounds what is read of an answer, in bytes. Apple's longest is about 60.
@@ -118,13 +127,17 @@ func byStatus(status int) row {
 
 // judge translates an answer.
 func judge(a answer, now time.Time) (outcome.Outcome, action) {
-	reason, since := parseBody(a.body)
 	r := byStatus(a.status)
 	known := r.kind == outcome.Delivered
-	for _, line := range rows {
-		if line.status == a.status && line.reason == reason {
-			r, known = line, true
-			break
+	var reason string
+	var since time.Time
+	if !known {
+		reason, since = parseBody(a.body)
+		for _, line := range rows {
+			if line.status == a.status && line.reason == reason {
+				r, known = line, true
+				break
+			}
 		}
 	}
 	o := outcome.Outcome{Kind: r.kind, Status: a.status, Reason: r.reason}
@@ -134,7 +147,7 @@ func judge(a answer, now time.Time) (outcome.Outcome, action) {
 	if r.kind == outcome.Gone {
 		o.GoneSince = since
 	}
-	if isUUID(strings.ToLower(a.apnsID)) {
+	if isUUID(a.apnsID) || isUUID(strings.ToLower(a.apnsID)) {
 		o.ProviderID = a.apnsID
 	}
 	if !known {

@@ -1,18 +1,21 @@
 // Package apns is the wire to Apple's push service: one notification in, one outcome out.
 //
 // A [Sender] holds one credential (token key or certificate) for one topic in one environment, and
-// one HTTP/2 connection. The parts are kept apart so that each can be replaced alone: request.go
-// makes path, header fields and body; answer.go translates status and reason; key.go and
-// certificate.go hold the credentials; transport.go moves the bytes, and fault.go names what went
-// wrong below HTTP.
+// its HTTP/2 connections. The parts are kept apart: request.go holds the message to Apple's rules;
+// answer.go translates status and reason; key.go and certificate.go hold the credentials; fault.go
+// names what went wrong below HTTP.
+//
+// The bytes go over a connection of our own (pool.go and what it names), which costs a fraction of
+// net/http's and accounts for every stream that the server gives up; net/http's (transport.go) can be
+// selected instead and passes the same tests. Both implement wire.
 //
 // The package keeps no queue. It sends a request again only where that is certain to be safe: once
 // with a new provider token after Apple called the old one expired, and a few times where the server
 // never looked at the stream (GOAWAY below it, REFUSED_STREAM; RFC 9113 sections 6.8 and 8.7).
 // Everything else is an [outcome.Outcome] for the caller, who retries with the same Message.ID.
 //
-// A Sender is safe for concurrent use and starts no goroutine of its own; those of net/http end with
-// the connection. Device tokens and key material never appear in an error, an outcome or a log line.
+// A Sender is safe for concurrent use. Its goroutines, two for a connection and one that keeps the
+// time for all, start with the first Send, and Close waits for them. Device tokens and key material never appear in an error, an outcome or a log line.
 package apns
 
 import (
@@ -24,6 +27,7 @@ import (
 	"log/slog"
 	"net/url"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/outcome"
@@ -38,7 +42,7 @@ const (
 // MaxPayload is the most bytes a payload may have (VoIP, which we do not send, has 5120).
 const MaxPayload = 4096
 
-// sendTimeout bounds one Send, its waiting for a free stream and its one retry included. Apple
+// sendTimeout bounds one request, its waiting for a connection and a free stream included. Apple
 // answers within a second; a caller's shorter deadline wins.
 const sendTimeout = 20 * time.Second
 
@@ -62,6 +66,12 @@ type Config struct {
 	Certificate *tls.Certificate
 	// RootCAs replaces the system's roots when a fake has a certificate of its own.
 	RootCAs *x509.CertPool
+	// Connections is how many may be open at once; 0 means 1. The second one opens when the first
+	// has no free stream, and so on.
+	Connections int
+	// HTTP2Transport sends over net/http's HTTP/2 instead of our own connection, and over one
+	// connection only. It costs many times as much and exists to check ours against it.
+	HTTP2Transport bool
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
@@ -76,11 +86,23 @@ func (c Config) LogValue() slog.Value {
 		slog.String("topic", c.Topic), credential)
 }
 
+// wire moves requests. There are two: pool and transport.
+type wire interface {
+	// do makes one request. It returns when ctx ends, or sendTimeout after its call; the error is for
+	// classify.
+	do(ctx context.Context, r request) (answer, error)
+	// streams says how many requests are under way, and how many the peer takes at present.
+	streams() (inFlight, limit int)
+	// close ends every connection; requests under way fail.
+	close()
+}
+
 // Sender sends notifications of one topic with one credential.
 type Sender struct {
+	base  string // "https://host" or "https://host:port"
 	topic string
 	now   func() time.Time
-	wire  *transport
+	wire  wire
 	// tokens is nil with certificate authentication.
 	tokens *minter
 	// certificateEnds is zero with token authentication.
@@ -106,12 +128,15 @@ func New(c Config) (*Sender, error) {
 		}
 		base = "https://" + u.Host
 	}
-	s := &Sender{topic: c.Topic, now: c.Now}
+	if c.Connections < 0 {
+		return nil, errors.New("apns connections: must not be negative")
+	}
+	s := &Sender{base: base, topic: c.Topic, now: c.Now}
 	if s.now == nil {
 		s.now = time.Now
 	}
-	// Apple asks for TLS 1.2 at least; RootCAs nil means the system's.
-	conf := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: c.RootCAs}
+	host := strings.TrimPrefix(base, "https://")
+	conf := newTLS(host, c.RootCAs)
 	if c.TokenKey != nil {
 		s.tokens = &minter{key: c.TokenKey}
 	} else {
@@ -126,17 +151,27 @@ func New(c Config) (*Sender, error) {
 		s.certificateEnds = leaf.NotAfter
 		conf.Certificates = []tls.Certificate{*c.Certificate}
 	}
-	s.wire = newTransport(base, conf)
+	if c.HTTP2Transport {
+		s.wire = newTransport(host, conf)
+	} else {
+		s.wire = newPool(host, conf, max(1, c.Connections), s.tokens != nil)
+	}
 	return s, nil
 }
 
 // LogValue keeps the credential out of logs.
 func (s *Sender) LogValue() slog.Value {
-	return slog.GroupValue(slog.String("url", s.wire.base), slog.String("topic", s.topic))
+	return slog.GroupValue(slog.String("url", s.base), slog.String("topic", s.topic))
 }
 
-// Close gives the idle connection back. Call it after the last Send has returned.
+// Close ends the connections and waits for everything the Sender started. A Send under way returns
+// at once with an outcome for later.
 func (s *Sender) Close() { s.wire.close() }
+
+// Streams says how many notifications are under way at Apple, and how many Apple takes at once at
+// present over all the connections that may be opened: the number to steer concurrency by. It is 1
+// until the first notification was answered.
+func (s *Sender) Streams() (inFlight, limit int) { return s.wire.streams() }
 
 // Send delivers m to the device and says what became of it. It waits while the connection has no
 // free stream, and returns at the latest when ctx ends.
@@ -148,9 +183,6 @@ func (s *Sender) Send(ctx context.Context, token string, m Message) outcome.Outc
 		// Apple would refuse the handshake, which is harder to tell from a network fault.
 		return outcome.Outcome{Kind: outcome.Blocked, Reason: "certificate_expired", Err: fmt.Errorf("the certificate ended on %s", s.certificateEnds.UTC().Format(time.DateOnly))}
 	}
-	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
-	defer cancel()
-
 	jwt := ""
 	if s.tokens != nil {
 		var err error
@@ -175,18 +207,13 @@ func (s *Sender) Send(ctx context.Context, token string, m Message) outcome.Outc
 
 // try makes one request.
 func (s *Sender) try(ctx context.Context, token, jwt string, m Message) (outcome.Outcome, action) {
-	a, used, err := s.wire.do(ctx, build(s.topic, token, jwt, m))
+	a, err := s.wire.do(ctx, request{topic: s.topic, token: token, jwt: jwt, m: m})
 	if err != nil {
-		o := classify(ctx, err)
-		if o.Reason == "timeout" {
-			// A black hole keeps its connection "open" until a ping fails; do not wait for that.
-			s.wire.reconnect(used, s.now())
-		}
-		return o, nothing
+		return classify(err), nothing
 	}
 	o, then := judge(a, s.now())
 	if then == reconnect {
-		s.wire.reconnect(used, s.now())
+		a.via.leave()
 	}
 	if o.Kind == outcome.Delivered && o.ProviderID == "" {
 		o.ProviderID = m.ID

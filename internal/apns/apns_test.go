@@ -63,10 +63,32 @@ func (a *apple) roots() *x509.CertPool {
 	return pool
 }
 
-func (a *apple) sender(tb testing.TB, change func(*Config)) (*Sender, *ecdsa.PublicKey) {
+// mode is one of the two wires.
+type mode bool
+
+const (
+	own     mode = false
+	netHTTP mode = true
+)
+
+func (m mode) String() string {
+	if m == netHTTP {
+		return "net/http"
+	}
+	return "own"
+}
+
+// overBoth runs a test of behaviour over both wires.
+func overBoth(t *testing.T, test func(*testing.T, mode)) {
+	for _, m := range []mode{own, netHTTP} {
+		t.Run(m.String(), func(t *testing.T) { test(t, m) })
+	}
+}
+
+func (a *apple) sender(tb testing.TB, m mode, change func(*Config)) (*Sender, *ecdsa.PublicKey) {
 	tb.Helper()
 	key, public := newTokenKey(tb)
-	c := Config{URL: a.URL, Environment: Sandbox, Topic: testTopic, TokenKey: key, RootCAs: a.roots()}
+	c := Config{URL: a.URL, Environment: Sandbox, Topic: testTopic, TokenKey: key, RootCAs: a.roots(), HTTP2Transport: bool(m)}
 	if change != nil {
 		change(&c)
 	}
@@ -78,7 +100,9 @@ func (a *apple) sender(tb testing.TB, change func(*Config)) (*Sender, *ecdsa.Pub
 	return s, public
 }
 
-func TestSendWithToken(t *testing.T) {
+func TestSendWithToken(t *testing.T) { overBoth(t, testSendWithToken) }
+
+func testSendWithToken(t *testing.T, m mode) {
 	var public *ecdsa.PublicKey
 	a := startApple(t, func(w http.ResponseWriter, r *http.Request) {
 		iat, err := verifyJWT(strings.TrimPrefix(r.Header.Get("Authorization"), "bearer "), public)
@@ -101,7 +125,7 @@ func TestSendWithToken(t *testing.T) {
 		w.Header().Set("Apns-Id", r.Header.Get("Apns-Id"))
 	}, nil)
 	var s *Sender
-	s, public = a.sender(t, nil)
+	s, public = a.sender(t, m, nil)
 	want := outcome.Outcome{Kind: outcome.Delivered, Status: 200, ProviderID: testMessage().ID}
 	for range 3 {
 		if o := s.Send(t.Context(), testDevice, testMessage()); o != want {
@@ -117,15 +141,17 @@ func TestSendWithToken(t *testing.T) {
 func TestFieldsLeftOut(t *testing.T) {
 	m := testMessage()
 	m.CollapseID, m.Expiration = "", time.Time{}
-	r := build(testTopic, testDevice, "", m)
-	for _, f := range r.fields {
+	r := request{topic: testTopic, token: testDevice, m: m}
+	for _, f := range r.fields() {
 		if f.name == "apns-collapse-id" || f.name == "authorization" || (f.name == "apns-expiration" && f.value != "0") {
 			t.Errorf("field %s: %q", f.name, f.value)
 		}
 	}
 }
 
-func TestSendWithCertificate(t *testing.T) {
+func TestSendWithCertificate(t *testing.T) { overBoth(t, testSendWithCertificate) }
+
+func testSendWithCertificate(t *testing.T, m mode) {
 	cert := tlsCertificate(t, universalNow())
 	leaf, err := leafOf(cert)
 	if err != nil {
@@ -143,7 +169,7 @@ func TestSendWithCertificate(t *testing.T) {
 	}, func(s *httptest.Server) {
 		s.TLS = &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool, MinVersion: tls.VersionTLS12}
 	})
-	s, _ := a.sender(t, func(c *Config) { c.TokenKey, c.Certificate = nil, cert })
+	s, _ := a.sender(t, m, func(c *Config) { c.TokenKey, c.Certificate = nil, cert })
 	if o := s.Send(t.Context(), testDevice, testMessage()); o.Kind != outcome.Delivered || o.ProviderID != testMessage().ID {
 		t.Errorf("outcome %+v", o)
 	}
@@ -157,14 +183,16 @@ func universalNow() certSpec {
 }
 
 // TestCertificateRefusedByServer: the handshake's alert is about our credential, not the network.
-func TestCertificateRefusedByServer(t *testing.T) {
+func TestCertificateRefusedByServer(t *testing.T) { overBoth(t, testCertificateRefusedByServer) }
+
+func testCertificateRefusedByServer(t *testing.T, m mode) {
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		t.Run(tls.VersionName(version), func(t *testing.T) {
 			a := startApple(t, func(http.ResponseWriter, *http.Request) { t.Error("served") }, func(s *httptest.Server) {
 				s.TLS = &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: x509.NewCertPool(), MinVersion: version, MaxVersion: version}
 				s.Config.ErrorLog = silent
 			})
-			s, _ := a.sender(t, func(c *Config) { c.TokenKey, c.Certificate = nil, tlsCertificate(t, universalNow()) })
+			s, _ := a.sender(t, m, func(c *Config) { c.TokenKey, c.Certificate = nil, tlsCertificate(t, universalNow()) })
 			o := s.Send(t.Context(), testDevice, testMessage())
 			if version == tls.VersionTLS13 && o.Kind == outcome.Later && o.Reason == "connection" {
 				return // the alert follows the handshake, and the reset that follows it may overtake it
@@ -176,10 +204,12 @@ func TestCertificateRefusedByServer(t *testing.T) {
 	}
 }
 
-func TestCertificateExpiresInUse(t *testing.T) {
+func TestCertificateExpiresInUse(t *testing.T) { overBoth(t, testCertificateExpiresInUse) }
+
+func testCertificateExpiresInUse(t *testing.T, m mode) {
 	now := time.Now()
 	a := startApple(t, func(http.ResponseWriter, *http.Request) {}, nil)
-	s, _ := a.sender(t, func(c *Config) {
+	s, _ := a.sender(t, m, func(c *Config) {
 		c.TokenKey, c.Certificate, c.Now = nil, tlsCertificate(t, universalNow()), func() time.Time { return now }
 	})
 	if o := s.Send(t.Context(), testDevice, testMessage()); o.Kind != outcome.Delivered {
@@ -191,7 +221,9 @@ func TestCertificateExpiresInUse(t *testing.T) {
 	}
 }
 
-func TestExpiredProviderToken(t *testing.T) {
+func TestExpiredProviderToken(t *testing.T) { overBoth(t, testExpiredProviderToken) }
+
+func testExpiredProviderToken(t *testing.T, m mode) {
 	var mu sync.Mutex
 	var ids, tokens []string
 	always := false
@@ -208,7 +240,7 @@ func TestExpiredProviderToken(t *testing.T) {
 			_, _ = io.WriteString(w, `{"reason":"ExpiredProviderToken"}`)
 		}
 	}, nil)
-	s, _ := a.sender(t, nil)
+	s, _ := a.sender(t, m, nil)
 	// Twenty at once meet the refusal: one new token, every one is sent once more and delivered.
 	var wg sync.WaitGroup
 	for range 20 {
@@ -237,7 +269,9 @@ func TestExpiredProviderToken(t *testing.T) {
 
 // TestStreamLimit: a burst above the server's limit waits its turn on one connection. The limit of 1
 // is what Apple starts with.
-func TestStreamLimit(t *testing.T) {
+func TestStreamLimit(t *testing.T) { overBoth(t, testStreamLimit) }
+
+func testStreamLimit(t *testing.T, m mode) {
 	for _, limit := range []int32{1, 10} {
 		t.Run(fmt.Sprint(limit), func(t *testing.T) {
 			var inside, most atomic.Int32
@@ -246,7 +280,7 @@ func TestStreamLimit(t *testing.T) {
 				_, _ = io.Copy(io.Discard, r.Body)
 				inside.Add(-1)
 			}, func(s *httptest.Server) { s.Config.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: int(limit)} })
-			s, _ := a.sender(t, nil)
+			s, _ := a.sender(t, m, nil)
 			var wg sync.WaitGroup
 			for range 200 {
 				wg.Go(func() {
@@ -263,7 +297,9 @@ func TestStreamLimit(t *testing.T) {
 	}
 }
 
-func TestReconnectAfterShutdown(t *testing.T) {
+func TestReconnectAfterShutdown(t *testing.T) { overBoth(t, testReconnectAfterShutdown) }
+
+func testReconnectAfterShutdown(t *testing.T, m mode) {
 	var down atomic.Bool
 	down.Store(true)
 	a := startApple(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -272,7 +308,7 @@ func TestReconnectAfterShutdown(t *testing.T) {
 			_, _ = io.WriteString(w, `{"reason":"Shutdown"}`)
 		}
 	}, nil)
-	s, _ := a.sender(t, nil)
+	s, _ := a.sender(t, m, nil)
 	for range 5 { // a storm of them must not become a storm of connections
 		if o := s.Send(t.Context(), testDevice, testMessage()); o.Kind != outcome.Later || o.Reason != "Shutdown" {
 			t.Errorf("outcome %+v", o)
@@ -299,7 +335,9 @@ func (a *apple) awaitClosed(t *testing.T) {
 	}
 }
 
-func TestAnswerBodies(t *testing.T) {
+func TestAnswerBodies(t *testing.T) { overBoth(t, testAnswerBodies) }
+
+func testAnswerBodies(t *testing.T, m mode) {
 	release := make(chan struct{})
 	a := startApple(t, func(w http.ResponseWriter, r *http.Request) {
 		switch r.Header.Get("Apns-Collapse-Id") {
@@ -328,24 +366,26 @@ func TestAnswerBodies(t *testing.T) {
 		}
 	}, nil)
 	defer close(release)
-	s, _ := a.sender(t, nil)
+	s, _ := a.sender(t, m, nil)
 	for _, tc := range []struct {
 		name, reason string
 		kind         outcome.Kind
 	}{{"endless", "unknown_5xx", outcome.Later}, {"stuck", "unknown_4xx", outcome.Suspect}, {"stuck200", "", outcome.Delivered}} {
 		t.Run(tc.name, func(t *testing.T) {
-			m := testMessage()
-			m.CollapseID = tc.name
+			msg := testMessage()
+			msg.CollapseID = tc.name
 			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 			defer cancel()
-			if o := s.Send(ctx, testDevice, m); o.Kind != tc.kind || o.Reason != tc.reason {
+			if o := s.Send(ctx, testDevice, msg); o.Kind != tc.kind || o.Reason != tc.reason {
 				t.Errorf("outcome %+v", o)
 			}
 		})
 	}
 }
 
-func TestDeadlineAndCancel(t *testing.T) {
+func TestDeadlineAndCancel(t *testing.T) { overBoth(t, testDeadlineAndCancel) }
+
+func testDeadlineAndCancel(t *testing.T, m mode) {
 	release := make(chan struct{})
 	a := startApple(t, func(_ http.ResponseWriter, r *http.Request) {
 		select {
@@ -354,7 +394,7 @@ func TestDeadlineAndCancel(t *testing.T) {
 		}
 	}, nil)
 	defer close(release)
-	s, _ := a.sender(t, nil)
+	s, _ := a.sender(t, m, nil)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	if o := s.Send(ctx, testDevice, testMessage()); o.Kind != outcome.Later || o.Reason != "timeout" || o.Err == nil || o.Status != 0 {
@@ -397,7 +437,7 @@ func TestNewRefuses(t *testing.T) {
 		})
 	}
 	s, err := New(good)
-	if err != nil || s.wire.base != "https://api.push.apple.com" {
+	if err != nil || s.base != "https://api.push.apple.com" {
 		t.Errorf("apple's address: %v", err)
 	}
 }

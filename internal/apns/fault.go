@@ -9,8 +9,42 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/net/http2"
+
 	"github.com/posthorn-mail/posthorn/internal/outcome"
 )
+
+// fault is an error that knows its word for the outcome.
+type fault struct {
+	reason string
+	// unseen: the server certainly did not look at the request, so it may go out again at once
+	// (RFC 9113 sections 6.8 and 8.7).
+	unseen bool
+	err    error
+}
+
+func (f *fault) Error() string { return f.err.Error() }
+func (f *fault) Unwrap() error { return f.err }
+
+// ended gives err its word when it is ctx that ended the request.
+func ended(ctx context.Context, err error) error {
+	switch ctx.Err() {
+	case nil:
+		return err
+	case context.Canceled:
+		return &fault{reason: "canceled", err: err}
+	default:
+		return &fault{reason: "timeout", err: err}
+	}
+}
+
+// violation is the peer's breach of HTTP/2, for which its connection is ended with a GOAWAY.
+type violation struct {
+	code http2.ErrCode
+	what string
+}
+
+func (v *violation) Error() string { return "http2: " + v.code.String() + ": " + v.what }
 
 // streamError has the fields of net/http's HTTP/2 stream error, which is not exported but converts
 // itself into a struct of this shape (its As method).
@@ -50,11 +84,13 @@ var certificateAlerts = []tls.AlertError{42, 43, 44, 45, 46, 48, 49, 116}
 
 // classify names what went wrong below HTTP, in a bounded vocabulary. No answer came, so it is for
 // later; save where the server refused our certificate.
-func classify(ctx context.Context, err error) outcome.Outcome {
+func classify(err error) outcome.Outcome {
 	o := outcome.Outcome{Kind: outcome.Later, Err: errors.New("send: " + clip(err.Error(), 200))} // GOAWAY carries foreign text
 	var (
 		dns     *net.DNSError
 		op      *net.OpError
+		known   *fault
+		breach  *violation
 		stream  streamError
 		timeout interface{ Timeout() bool }
 		verify  *tls.CertificateVerificationError
@@ -62,10 +98,10 @@ func classify(ctx context.Context, err error) outcome.Outcome {
 	)
 	isOp := errors.As(err, &op)
 	switch {
-	case errors.Is(ctx.Err(), context.Canceled):
-		o.Reason = "canceled"
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		o.Reason = "timeout"
+	case errors.As(err, &known):
+		o.Reason = known.reason
+	case errors.As(err, &breach), strings.Contains(err.Error(), "connection error: "): // net/http's is not exported
+		o.Reason = "http2_protocol"
 	case errors.As(err, &dns):
 		o.Reason = "dns"
 	case isOp && op.Op == "dial":

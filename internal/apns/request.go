@@ -63,7 +63,8 @@ func isUUID(s string) bool {
 	if len(s) != 36 || s[8] != '-' || s[13] != '-' || s[18] != '-' || s[23] != '-' {
 		return false
 	}
-	return hexadecimal(s[:8]+s[9:13]+s[14:18]+s[19:23]+s[24:], false)
+	return hexadecimal(s[:8], false) && hexadecimal(s[9:13], false) && hexadecimal(s[14:18], false) &&
+		hexadecimal(s[19:23], false) && hexadecimal(s[24:], false)
 }
 
 func visibleASCII(s string) bool {
@@ -102,40 +103,48 @@ func precheck(token string, m Message) (outcome.Outcome, bool) {
 	return outcome.Outcome{}, true
 }
 
+// request is one notification on its way, as any HTTP/2 connection needs it, ours or net/http's. It
+// expects what precheck let pass; jwt is empty with certificate authentication.
+type request struct {
+	topic, token, jwt string
+	m                 Message
+}
+
+// devicePath precedes the device token in :path.
+const devicePath = "/3/device/"
+
+// expiration is in Unix seconds; 0 is "try once".
+func (r *request) expiration() int64 {
+	if r.m.Expiration.IsZero() {
+		return 0
+	}
+	return max(0, r.m.Expiration.Unix())
+}
+
 // field is one header field; names are in lower case as HTTP/2 wants them (RFC 9113 section 8.2).
 type field struct{ name, value string }
 
-// request is what any HTTP/2 connection needs to know, ours or net/http's.
-type request struct {
-	path   string
-	fields []field
-	body   []byte
+// fields are the header fields beside those that HTTP itself wants.
+func (r *request) fields() []field {
+	fields := []field{
+		{"apns-id", r.m.ID},
+		{"apns-topic", r.topic},
+		{"apns-push-type", r.m.PushType},
+		{"apns-priority", strconv.Itoa(r.m.Priority)},
+		{"apns-expiration", strconv.FormatInt(r.expiration(), 10)},
+		{"content-type", contentType},
+		{"user-agent", userAgent},
+	}
+	if r.m.CollapseID != "" {
+		fields = append(fields, field{"apns-collapse-id", r.m.CollapseID})
+	}
+	if r.jwt != "" {
+		fields = append(fields, field{"authorization", "bearer " + r.jwt})
+	}
+	return fields
 }
 
-// build expects what precheck let pass. jwt is empty with certificate authentication.
-func build(topic, token, jwt string, m Message) request {
-	expiration := int64(0)
-	if !m.Expiration.IsZero() {
-		expiration = max(0, m.Expiration.Unix())
-	}
-	r := request{
-		path: "/3/device/" + token,
-		body: m.Payload,
-		fields: []field{
-			{"apns-id", m.ID},
-			{"apns-topic", topic},
-			{"apns-push-type", m.PushType},
-			{"apns-priority", strconv.Itoa(m.Priority)},
-			{"apns-expiration", strconv.FormatInt(expiration, 10)},
-			{"content-type", "application/json"},
-			{"user-agent", "Posthorn"},
-		},
-	}
-	if m.CollapseID != "" {
-		r.fields = append(r.fields, field{"apns-collapse-id", m.CollapseID})
-	}
-	if jwt != "" {
-		r.fields = append(r.fields, field{"authorization", "bearer " + jwt})
-	}
-	return r
-}
+const (
+	contentType = "application/json"
+	userAgent   = "Posthorn"
+)

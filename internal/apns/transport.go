@@ -8,27 +8,21 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 )
 
 const (
-	dialTimeout = 10 * time.Second
 	// pingAfter is the silence after which the connection is pinged, and pingTimeout how long the
 	// answer may take: so long can a dead connection swallow requests.
 	pingAfter   = time.Minute
 	pingTimeout = 15 * time.Second
 	// idleTimeout ends an unused connection. Apple wants connections kept, not reopened per burst.
 	idleTimeout = time.Hour
-	// reconnectPause is the least time between reconnects that an answer or a timeout asks for.
-	reconnectPause = 10 * time.Second
-	// maxUnsent is how often one request may move to another connection or stream because the
-	// server certainly did not look at it.
-	maxUnsent = 3
 )
 
-// transport moves requests over one HTTP/2 connection at a time, made and run by net/http.
+// transport moves requests over one HTTP/2 connection at a time, made and run by net/http. It is what
+// [Config.HTTP2Transport] selects: the cross-check of our own connection, and its baseline.
 //
 // It takes single connections from net/http instead of its pool. The pool dials once per waiting
 // request, and stalls for good when it has to respect the server's stream limit (golang/go#70809),
@@ -40,14 +34,15 @@ type transport struct {
 	addr string // "host:port"
 	http *http.Transport
 
-	mu       sync.Mutex
-	cur      *conn // nil before the first request and while another is dialled
-	dialing  *dial
-	replaced time.Time // when reconnect last acted
+	mu      sync.Mutex
+	cur     *httpConn // nil before the first request and while another is dialled
+	dialing *dial
+	left    time.Time // when leave last acted
 }
 
-// conn is one connection; its fields are guarded by transport.mu.
-type conn struct {
+// httpConn is one connection; its fields are guarded by transport.mu.
+type httpConn struct {
+	t  *transport
 	cc *http.ClientConn
 	// open counts the requests under way; a retired connection is closed when it falls to 0.
 	open    int
@@ -64,20 +59,10 @@ type dial struct {
 	err  error // to be read after done
 }
 
-func newTransport(base string, conf *tls.Config) *transport {
-	host := strings.TrimPrefix(base, "https://")
-	if _, _, err := net.SplitHostPort(host); err != nil {
-		host = net.JoinHostPort(strings.Trim(host, "[]"), "443")
-	}
-	conf.VerifyConnection = func(cs tls.ConnectionState) error {
-		if cs.NegotiatedProtocol != "h2" {
-			return errNotHTTP2
-		}
-		return nil
-	}
+func newTransport(host string, conf *tls.Config) *transport {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
-	return &transport{base: base, addr: host, http: &http.Transport{
+	return &transport{base: "https://" + host, addr: dialAddress(host), http: &http.Transport{
 		Proxy: nil, // Apple is reached directly or not at all
 		// The name is resolved anew for every connection.
 		DialContext:            (&net.Dialer{Timeout: dialTimeout}).DialContext,
@@ -86,42 +71,48 @@ func newTransport(base string, conf *tls.Config) *transport {
 		Protocols:              protocols,
 		DisableCompression:     true,
 		IdleConnTimeout:        idleTimeout,
-		MaxResponseHeaderBytes: 16 << 10,
+		MaxResponseHeaderBytes: maxHeaderList,
 		HTTP2:                  &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout, WriteByteTimeout: pingTimeout},
 	}}
 }
 
-var errNotHTTP2 = errors.New("tls: the server does not offer HTTP/2")
-
-// do makes one request and returns the connection that carried it, for reconnect.
-func (t *transport) do(ctx context.Context, r request) (answer, *conn, error) {
+// do makes one request.
+func (t *transport) do(ctx context.Context, r request) (answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
+	defer cancel()
 	for unsent := 0; ; unsent++ {
 		c, err := t.acquire(ctx)
 		if err != nil {
-			return answer{}, nil, err
+			return answer{}, ended(ctx, err)
 		}
-		a, err := t.exchange(ctx, c, r)
+		a, err := t.exchange(ctx, c, &r)
 		t.release(c, err == nil)
-		if err == nil || unsent == maxUnsent || ctx.Err() != nil {
-			return a, c, err
-		}
 		switch {
+		case err == nil:
+			a.via = c
+			return a, nil
+		case errors.Is(ctx.Err(), context.DeadlineExceeded):
+			// A black hole keeps its connection "open" until a ping fails; do not wait for that.
+			c.leave()
+			fallthrough
+		case unsent == maxUnsent || ctx.Err() != nil:
+			return answer{}, ended(ctx, err)
 		case refused(err): // the connection is good
 		case unusable(err):
 			t.retire(c)
 		default:
-			return a, c, err
+			return answer{}, err
 		}
 	}
 }
 
 // exchange sends and reads on one connection.
-func (t *transport) exchange(ctx context.Context, c *conn, r request) (answer, error) {
-	hr, err := http.NewRequestWithContext(ctx, http.MethodPost, t.base+r.path, bytes.NewReader(r.body))
+func (t *transport) exchange(ctx context.Context, c *httpConn, r *request) (answer, error) {
+	hr, err := http.NewRequestWithContext(ctx, http.MethodPost, t.base+devicePath+r.token, bytes.NewReader(r.m.Payload))
 	if err != nil {
 		return answer{}, errors.New("make request: the address does not parse") // the cause quotes the device token
 	}
-	for _, f := range r.fields {
+	for _, f := range r.fields() {
 		hr.Header.Set(f.name, f.value)
 	}
 	// Below http.Client: no redirects, and no error that quotes the URL with the device token.
@@ -139,7 +130,7 @@ func (t *transport) exchange(ctx context.Context, c *conn, r request) (answer, e
 }
 
 // acquire returns the connection to use, dialling when there is none. The caller releases it.
-func (t *transport) acquire(ctx context.Context) (*conn, error) {
+func (t *transport) acquire(ctx context.Context) (*httpConn, error) {
 	for {
 		t.mu.Lock()
 		if t.cur != nil && t.cur.cc.Err() != nil {
@@ -184,7 +175,7 @@ func (t *transport) dial(ctx context.Context, d *dial) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err == nil {
-		t.cur = &conn{cc: cc, led: make(chan struct{})}
+		t.cur = &httpConn{t: t, cc: cc, led: make(chan struct{})}
 	} else if ctx.Err() == nil { // else it was our caller's haste, and the next in line dials anew
 		d.err = err
 	}
@@ -194,7 +185,7 @@ func (t *transport) dial(ctx context.Context, d *dial) error {
 }
 
 // release ends one request on c.
-func (t *transport) release(c *conn, answered bool) {
+func (t *transport) release(c *httpConn, answered bool) {
 	t.mu.Lock()
 	c.open--
 	if !c.proven {
@@ -206,22 +197,36 @@ func (t *transport) release(c *conn, answered bool) {
 }
 
 // retire takes c out of use. Requests under way on it finish there.
-func (t *transport) retire(c *conn) {
+func (t *transport) retire(c *httpConn) {
 	t.mu.Lock()
 	t.drop(c)
 	t.unlockAndClose(c)
 }
 
-// reconnect retires c, but not in quick succession: a storm of 503 must not become one of handshakes.
-func (t *transport) reconnect(c *conn, now time.Time) {
+// leave retires c unless another connection was left just now.
+func (c *httpConn) leave() {
+	t, now := c.t, time.Now()
 	t.mu.Lock()
-	if c == nil || c != t.cur || (!t.replaced.IsZero() && now.Sub(t.replaced) < reconnectPause) {
+	if c != t.cur || (!t.left.IsZero() && now.Sub(t.left) < reconnectPause) {
 		t.mu.Unlock()
 		return
 	}
-	t.replaced = now
+	t.left = now
 	t.drop(c)
 	t.unlockAndClose(c)
+}
+
+func (t *transport) streams() (inFlight, limit int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c := t.cur
+	switch {
+	case c == nil:
+		return 0, 1
+	case !c.proven:
+		return c.open, 1
+	}
+	return c.open, c.cc.InFlight() + c.cc.Available()
 }
 
 func (t *transport) close() {
@@ -236,7 +241,7 @@ func (t *transport) close() {
 }
 
 // drop makes c nobody's next connection; t.mu is held.
-func (t *transport) drop(c *conn) {
+func (t *transport) drop(c *httpConn) {
 	c.retired = true
 	if t.cur == c {
 		t.cur = nil
@@ -245,7 +250,7 @@ func (t *transport) drop(c *conn) {
 
 // unlockAndClose releases t.mu and closes c if its last request is done. Closing writes to the
 // network, so it happens outside the lock.
-func (t *transport) unlockAndClose(c *conn) {
+func (t *transport) unlockAndClose(c *httpConn) {
 	done := c.retired && c.open == 0
 	t.mu.Unlock()
 	if done {

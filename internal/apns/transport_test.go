@@ -31,7 +31,7 @@ type script func(fr *http2.Framer, stream uint32, id string) bool
 
 // scripted is an HTTP/2 server on the bare frames, for what net/http's server does not do on demand.
 // The n-th connection is played by the n-th script, the last one again and again.
-func scripted(t *testing.T, scripts ...script) *Sender {
+func scripted(t *testing.T, m mode, scripts ...script) *Sender {
 	t.Helper()
 	// Only for its certificate.
 	helper := startApple(t, func(http.ResponseWriter, *http.Request) {}, nil)
@@ -64,7 +64,7 @@ func scripted(t *testing.T, scripts ...script) *Sender {
 		}
 	})
 	key, _ := newTokenKey(t)
-	s, err := New(Config{URL: "https://" + listener.Addr().String(), Environment: Sandbox, Topic: testTopic, TokenKey: key, RootCAs: helper.roots()})
+	s, err := New(Config{URL: "https://" + listener.Addr().String(), Environment: Sandbox, Topic: testTopic, TokenKey: key, RootCAs: helper.roots(), HTTP2Transport: bool(m)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,9 @@ func accept(fr *http2.Framer, stream uint32, id string) bool {
 
 // TestConnectionFaults: what the server certainly did not process is sent again with the same
 // apns-id; what it may have processed comes back as Later, for the caller to send again so.
-func TestConnectionFaults(t *testing.T) {
+func TestConnectionFaults(t *testing.T) { overBoth(t, testConnectionFaults) }
+
+func testConnectionFaults(t *testing.T, m mode) {
 	goAway := func(last uint32, code http2.ErrCode) script {
 		return func(fr *http2.Framer, _ uint32, _ string) bool {
 			_ = fr.WriteGoAway(last, code, []byte(`{"reason":"Shutdown"}`))
@@ -173,7 +175,7 @@ func TestConnectionFaults(t *testing.T) {
 					return sc(fr, stream, id)
 				})
 			}
-			s := scripted(t, scripts...)
+			s := scripted(t, m, scripts...)
 			o := s.Send(t.Context(), testDevice, testMessage())
 			if o.Kind != tc.kind || o.Reason != tc.reason || (o.Kind == outcome.Later) != (o.Err != nil) {
 				t.Errorf("outcome %+v", o)
@@ -198,8 +200,10 @@ func TestConnectionFaults(t *testing.T) {
 }
 
 // TestBlackHole: a connection that swallows requests is left at the first timeout, not at the ping's.
-func TestBlackHole(t *testing.T) {
-	s := scripted(t, func(*http2.Framer, uint32, string) bool { return true }, accept)
+func TestBlackHole(t *testing.T) { overBoth(t, testBlackHole) }
+
+func testBlackHole(t *testing.T, m mode) {
+	s := scripted(t, m, func(*http2.Framer, uint32, string) bool { return true }, accept)
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if o := s.Send(ctx, testDevice, testMessage()); o.Reason != "timeout" {
@@ -211,14 +215,16 @@ func TestBlackHole(t *testing.T) {
 }
 
 // TestBurstAfterGoAway: many requests that lose their connection open one new one, and none is lost.
-func TestBurstAfterGoAway(t *testing.T) {
+func TestBurstAfterGoAway(t *testing.T) { overBoth(t, testBurstAfterGoAway) }
+
+func testBurstAfterGoAway(t *testing.T, m mode) {
 	var farewell atomic.Bool
 	a := startApple(t, func(w http.ResponseWriter, _ *http.Request) {
 		if farewell.CompareAndSwap(true, false) {
 			w.Header().Set("Connection", "close") // makes net/http's server say GOAWAY
 		}
 	}, nil)
-	s, _ := a.sender(t, nil)
+	s, _ := a.sender(t, m, nil)
 	for round := range 4 {
 		var wg sync.WaitGroup
 		for range 30 {
@@ -236,7 +242,9 @@ func TestBurstAfterGoAway(t *testing.T) {
 	}
 }
 
-func TestNoAnswer(t *testing.T) {
+func TestNoAnswer(t *testing.T) { overBoth(t, testNoAnswer) }
+
+func testNoAnswer(t *testing.T, m mode) {
 	a := startApple(t, func(http.ResponseWriter, *http.Request) {}, func(s *httptest.Server) { s.Config.ErrorLog = silent })
 	var lc net.ListenConfig
 	closed, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -270,7 +278,7 @@ func TestNoAnswer(t *testing.T) {
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			s, _ := a.sender(t, tc.change)
+			s, _ := a.sender(t, m, tc.change)
 			o := s.Send(t.Context(), testDevice, testMessage())
 			if o.Kind != outcome.Later || o.Reason != tc.reason || o.Err == nil || o.Status != 0 {
 				t.Errorf("outcome %+v", o)
@@ -284,7 +292,7 @@ func TestNoAnswer(t *testing.T) {
 
 // TestLongForeignText: what a server puts into GOAWAY does not fill our logs.
 func TestLongForeignText(t *testing.T) {
-	o := classify(t.Context(), errors.New("http2: server sent GOAWAY and closed the connection; debug="+strings.Repeat("x", 16<<10)))
+	o := classify(errors.New("http2: server sent GOAWAY and closed the connection; debug=" + strings.Repeat("x", 16<<10)))
 	if o.Reason != "http2_goaway" || len(o.Err.Error()) > 250 {
 		t.Errorf("reason %q, error of %d bytes", o.Reason, len(o.Err.Error()))
 	}

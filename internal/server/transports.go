@@ -62,7 +62,10 @@ func buildTransports(cfg *config.Config, vapid []byte, now func() time.Time) (*t
 				continue
 			}
 			t.apns = append(t.apns, sender)
-			tr.Apps = append(tr.Apps, push.APNsApp{Match: matcher(app.Client), Topic: app.Topic, Sender: sender, Expires: ends})
+			streams := func() int { _, limit := sender.Streams(); return limit }
+			tr.Apps = append(tr.Apps, push.APNsApp{
+				Match: matcher(app.Client), Topic: app.Topic, Sender: sender, Expires: ends, Streams: streams,
+			})
 		}
 		t.all = append(t.all, tr)
 	}
