@@ -91,11 +91,7 @@ func (a *API) Admin() http.Handler {
 
 func (a *API) listContexts(r *http.Request) (int, any, error) {
 	all, err := a.Tenants.Contexts(r.Context())
-	list := List[Context]{Items: []Context{}}
-	for _, c := range all {
-		list.Items = append(list.Items, Context(c))
-	}
-	return http.StatusOK, list, err
+	return listOf(all, err, func(c tenant.Context) Context { return Context(c) })
 }
 
 func (a *API) addContext(r *http.Request) (int, any, error) {
@@ -128,11 +124,7 @@ func mailHostView(h tenant.MailHost) MailHost {
 
 func (a *API) listMailHosts(r *http.Request) (int, any, error) {
 	all, err := a.Tenants.MailHosts(r.Context())
-	list := List[MailHost]{Items: []MailHost{}}
-	for _, h := range all {
-		list.Items = append(list.Items, mailHostView(h))
-	}
-	return http.StatusOK, list, err
+	return listOf(all, err, mailHostView)
 }
 
 func (a *API) addMailHost(r *http.Request) (int, any, error) {
@@ -218,11 +210,7 @@ func (a *API) listUsers(r *http.Request) (int, any, error) {
 		inContext = n
 	}
 	all, err := a.Tenants.Users(r.Context(), inContext, q.Get("mailhost"))
-	list := List[User]{Items: []User{}}
-	for _, u := range all {
-		list.Items = append(list.Items, userView(u))
-	}
-	return http.StatusOK, list, err
+	return listOf(all, err, userView)
 }
 
 func (a *API) addUser(r *http.Request) (int, any, error) {
@@ -407,12 +395,10 @@ func (a *API) pushTrace(r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	list := List[PushOutcome]{Items: []PushOutcome{}}
-	for _, o := range all {
-		list.Items = append(list.Items, PushOutcome{
+	return listOf(all, nil, func(o push.Outcome) PushOutcome {
+		return PushOutcome{
 			At: stamp(o.Answered), Version: o.Version, Attempt: o.Attempt, Outcome: o.Outcome, Status: o.Status, Reason: o.Reason,
 			ProviderID: o.ProviderID, Accepted: stamp(o.Accepted), Sent: stamp(o.Sent), Answered: stamp(o.Answered), NextTry: stamp(o.NextTry),
-		})
-	}
-	return http.StatusOK, list, nil
+		}
+	})
 }

@@ -103,6 +103,18 @@ func (a *API) reply(w http.ResponseWriter, r *http.Request, status int, body any
 	_, _ = w.Write(append(raw, '\n'))
 }
 
+// listOf answers a listing: each of all as view shows it.
+func listOf[T, V any](all []T, err error, view func(T) V) (int, any, error) {
+	if err != nil {
+		return 0, nil, err
+	}
+	list := List[V]{Items: make([]V, 0, len(all))}
+	for _, one := range all {
+		list.Items = append(list.Items, view(one))
+	}
+	return http.StatusOK, list, nil
+}
+
 // problemOf is the one table of which error becomes which answer. What is not in it is ours: logged
 // here, and told without detail.
 func (a *API) problemOf(ctx context.Context, err error) *problem.Problem {

@@ -51,17 +51,12 @@ func (a *API) listSessions(r *http.Request) (int, any, error) {
 		return 0, nil, err
 	}
 	all, err := a.Accounts.Sessions(r.Context(), sess.User)
-	if err != nil {
-		return 0, nil, err
-	}
-	list := List[sessionView]{Items: []sessionView{}}
-	for _, s := range all {
-		list.Items = append(list.Items, sessionView{
+	return listOf(all, err, func(s account.Session) sessionView {
+		return sessionView{
 			ID: s.ID, Client: s.Client, Address: s.Address, Created: stamp(s.Created), LastUsed: stamp(s.LastUsed),
 			Expires: stamp(s.Expires), Current: s.ID == sess.ID,
-		})
-	}
-	return http.StatusOK, list, nil
+		}
+	})
 }
 
 // revokeSession is DELETE /api/v1/sessions/{id}, where "current" is the one that asks: 204. When it was
