@@ -34,7 +34,7 @@ func TestWithPort(t *testing.T) {
 func TestNotifyURL(t *testing.T) {
 	host, err := os.Hostname()
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	for _, tt := range []struct {
 		listen, login, password, want string

@@ -305,13 +305,13 @@ func webpushSend(ctx context.Context, device *ecdh.PublicKey) (func() error, err
 	}, nil
 }
 
-// stub is a RoundTripper that knows one answer.
-type stub struct{ res *http.Response }
+// oneAnswer is a RoundTripper that knows one answer.
+type oneAnswer struct{ res *http.Response }
 
-func answers(res *http.Response) http.RoundTripper { return stub{res} }
+func answers(res *http.Response) http.RoundTripper { return oneAnswer{res} }
 
 // RoundTrip implements http.RoundTripper.
-func (a stub) RoundTrip(req *http.Request) (*http.Response, error) {
+func (a oneAnswer) RoundTrip(req *http.Request) (*http.Response, error) {
 	res := *a.res
 	res.Request = req
 	return &res, nil
