@@ -108,7 +108,9 @@ func TestQuietHoursByTheWall(t *testing.T) {
 		silent := func(at time.Time) bool {
 			wall := at.In(loc)
 			now, day := wall.Format("15:04"), int(wall.Weekday())
-			begins := func(w subscription.Window, day int) bool { return len(w.Days) == 0 || slices.Contains(w.Days, days[(day+7)%7]) }
+			begins := func(w subscription.Window, day int) bool {
+				return len(w.Days) == 0 || slices.Contains(w.Days, days[(day+7)%7])
+			}
 			return slices.ContainsFunc(windows, func(w subscription.Window) bool {
 				if w.From < w.To {
 					return begins(w, day) && w.From <= now && now < w.To
