@@ -59,6 +59,8 @@ type Notification struct {
 	Subscription subscription.Subscription
 	Version      int64
 	Input        Input
+	// Badge is the number of unseen messages of all accounts on the device, negative when unknown.
+	Badge int
 	// Collapse is the slot's name, 32 hexadecimal digits: newer states replace older ones of it.
 	Collapse string
 	// ID names this state of this slot: the same on every try.
@@ -170,12 +172,12 @@ func (s *Service) Test(ctx context.Context, subscriptionID string) (outcome.Outc
 	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
 	now := s.Now()
-	id := slotID{sub.ID, "test"}
+	id := slotID{sub.ID, topicTest}
 	o := t.Send(ctx, Notification{
 		Subscription: sub, Collapse: id.collapse(), ID: notificationID(id, now.UnixMilli()),
-		Expires: now.Add(time.Minute),
+		Expires: now.Add(time.Minute), Badge: -1,
 		Input: Input{
-			Topic: "test", Sender: "Posthorn", Subject: "Test notification", Unseen: -1, AcceptedMS: db.Millis(now),
+			Topic: topicTest, Sender: "Posthorn", Subject: "Test notification", Unseen: -1, AcceptedMS: db.Millis(now),
 		},
 	})
 	s.metrics.count(sub.Token.Transport, o)

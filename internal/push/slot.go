@@ -26,6 +26,8 @@ type Input struct {
 	Subject     string `json:"subject"`
 	// Unseen is the count after the event, negative when unknown.
 	Unseen int `json:"unseen"`
+	// VIP is mail that always alerts.
+	VIP bool `json:"vip,omitempty"`
 	// AcceptedMS is when the event was accepted, in milliseconds since 1970.
 	AcceptedMS int64 `json:"accepted_ms"`
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
@@ -64,7 +65,7 @@ func buildTransports(cfg *config.Config, vapid []byte, now func() time.Time) (*t
 			t.apns = append(t.apns, sender)
 			streams := func() int { _, limit := sender.Streams(); return limit }
 			tr.Apps = append(tr.Apps, push.APNsApp{
-				Match: matcher(app.Client), Topic: app.Topic, Sender: sender, Expires: ends, Streams: streams,
+				Match: matcher(app.Client), Topic: app.Topic, Sender: sender, Privacy: own(app.Privacy), Expires: ends, Streams: streams,
 			})
 		}
 		t.all = append(t.all, tr)
@@ -79,7 +80,7 @@ func buildTransports(cfg *config.Config, vapid []byte, now func() time.Time) (*t
 				continue
 			}
 			tr.Apps = append(tr.Apps, push.FCMApp{
-				Match: matcher(app.Client), Project: projectOf(account), Package: app.Package, Sender: sender,
+				Match: matcher(app.Client), Project: projectOf(account), Package: app.Package, Sender: sender, Privacy: own(app.Privacy),
 			})
 		}
 		t.all = append(t.all, tr)
@@ -99,9 +100,17 @@ func (t *transports) addWebPush(cfg *config.Config, vapid []byte, guard *outboun
 	t.publicKey = sender.PublicKey()
 	navigate := strings.TrimSuffix(cfg.Public.URL, "/") + "/"
 	t.all = append(t.all, &push.WebPush{
-		Sender: sender, Privacy: push.Privacy(cfg.Push.Privacy), CheckEndpoint: guard.CheckURL, Navigate: navigate, Now: now,
+		Sender: sender, Privacy: cmp.Or(own(cfg.Transports.WebPush.Privacy), push.Privacy(cfg.Push.Privacy)), CheckEndpoint: guard.CheckURL, Navigate: navigate, Now: now,
 	})
 	return nil
+}
+
+// own is the level that a transport or app has of its own; "" is none.
+func own(privacy string) push.Privacy {
+	if privacy == "inherit" {
+		return ""
+	}
+	return push.Privacy(privacy)
 }
 
 func (t *transports) close() {

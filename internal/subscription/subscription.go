@@ -61,11 +61,15 @@ func (t Token) String() string { return t.Transport + " " + t.Target }
 
 // Subscription is one user on one device.
 type Subscription struct {
-	ID      string
-	User    tenant.UserID
-	Client  string
-	Token   Token // without Identity; Body only from Load
-	Topics  []string
+	ID     string
+	User   tenant.UserID
+	Client string
+	Token  Token // without Identity; Body only from Load
+	Topics []string
+	Policy Policy
+	// Keys are what the device wants its notifications sealed with, as package push understands them; only
+	// from Load.
+	Keys    []byte `json:"-"`
 	Created time.Time
 	Expires time.Time // zero: never
 }
