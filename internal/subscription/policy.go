@@ -128,6 +128,9 @@ func checkSender(field, who string) error {
 	return nil
 }
 
+// Plain reports whether no sender is told of differently from another.
+func (p *Policy) Plain() bool { return len(p.Senders) == 0 && len(p.VIPs) == 0 }
+
 // FolderNotify finds the rule for a folder.
 func (p *Policy) FolderNotify(folder string) (n Notify, ok bool) {
 	for _, r := range p.Folders {
