@@ -207,11 +207,11 @@ var rows = []string{
 	`INSERT INTO users VALUES (1, 3, 'Alice@example.org', 'alice@example.org', 'dove', 1790000000000)`,
 	`INSERT INTO sessions VALUES ('0123456789abcdef', 'th', 1, 3, 'app', 'dh', '192.0.2.1', 1790000000000, 1790000000000, 1790000000000)`,
 	`INSERT INTO credentials VALUES (1, 3, 'v1.00000000.AAAA', 1790000000000)`,
-	`INSERT INTO subscriptions VALUES ('s1', 1, 3, 'app', 'apns', 'kh', 'v1.00000000.AAAA', '…beef', 'dh', '["mail:new"]', 1790000000000, 1790000000000, 0)`,
+	`INSERT INTO subscriptions VALUES ('s1', 1, 3, 'app', 'apns', 'kh', 'v1.00000000.AAAA', '…beef', 'dh', '["mail:new"]', 1790000000000, 1790000000000, 0, '', '')`,
 	`INSERT INTO listeners VALUES (1, 3, 1, 'registered', '', 0, 1790000000000, 1790000000000)`,
 	`INSERT INTO mailboxes VALUES (1, 3, 'INBOX', 4294967295, 4294967295, -1, 1790000000000)`,
 	`INSERT INTO versions VALUES (1, 3, 7)`,
-	`INSERT INTO slots VALUES ('s1', 'mail', 7, 6, '{}', 1, 2, 1790000000000, 1790000000000, 1790000000000, 1, 1790000000000, 0)`,
+	`INSERT INTO slots VALUES ('s1', 'mail', 7, 6, '{}', 1, 2, 1790000000000, 1790000000000, 1790000000000, 1, 1790000000000, 0, 1790000000000, '')`,
 	`INSERT INTO outcomes VALUES ('s1', 1, 6, 1, 'delivered', 200, '', 'id', 1790000000000, 1790000000000, 1790000000000, 0)`,
 	`INSERT INTO tombstones VALUES ('s0', 5, 1, 'gone', 410, 'Unregistered', 1790000000000, 1790000000000, 1790000000000)`,
 }

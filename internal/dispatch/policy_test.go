@@ -12,7 +12,7 @@ func TestDecide(t *testing.T) {
 	t.Parallel()
 	sub := subscription.Subscription{
 		Topics: []string{"mail:new", "mail:new:Work"},
-		Policy: subscription.Policy{
+		Policy: &subscription.Policy{
 			Folders: []subscription.FolderRule{{Folder: "Work", Notify: "badge"}, {Folder: "Lists/*", Notify: "alert"}, {Folder: "Junk", Notify: "none"}},
 			Senders: []subscription.SenderRule{
 				{Sender: "loud@example.org", Notify: "alert"}, {Sender: "@example.org", Notify: "badge"}, {Sender: "bot@example.net", Notify: "none"},

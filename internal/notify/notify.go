@@ -179,8 +179,8 @@ func (h *Handler) accept(ctx context.Context, speaker tenant.Speaker, n notifica
 		return answer{Success: true, Result: resultIgnored, Reason: reason}, nil
 	}
 	ev := event.Event{
-		Kind: event.NewMail, User: id.ID, Context: id.Context, Folder: n.folder,
-		UIDValidity: n.uidValidity, UID: n.uid, Sender: n.sender, Address: n.address, Subject: n.subject,
+		Kind: n.kind, User: id.ID, Context: id.Context, Folder: n.folder,
+		UIDValidity: n.uidValidity, UID: n.uid, UIDs: n.uids, Sender: n.sender, Address: n.address, Subject: n.subject,
 		Unseen: n.unseen, Accepted: h.now(),
 	}
 	result, err := h.dispatch.Dispatch(ctx, ev)

@@ -10,8 +10,8 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/tenant"
 )
 
-// Policy is what a device wants to be told, how loudly and when. The zero value is "all of my topics, at
-// once". It is kept as JSON with the subscription and never changed in place, so copies may share its parts.
+// Policy is what a device wants to be told, how loudly and when. Nil and the zero value are "all of my topics,
+// at once". It is kept as JSON with the subscription and never changed in place.
 type Policy struct {
 	// Quiet, when not nil, is when the device is to stay silent.
 	Quiet *QuietHours `json:"quiet_hours,omitempty"`
@@ -128,11 +128,22 @@ func checkSender(field, who string) error {
 	return nil
 }
 
+// Takes reports whether a device of a transport gets messages that show nothing.
+func (p *Policy) Takes(transport string) bool {
+	if p == nil || p.Updates == nil {
+		return transport != "webpush"
+	}
+	return *p.Updates
+}
+
 // Plain reports whether no sender is told of differently from another.
-func (p *Policy) Plain() bool { return len(p.Senders) == 0 && len(p.VIPs) == 0 }
+func (p *Policy) Plain() bool { return p == nil || len(p.Senders) == 0 && len(p.VIPs) == 0 }
 
 // FolderNotify finds the rule for a folder.
 func (p *Policy) FolderNotify(folder string) (n Notify, ok bool) {
+	if p == nil {
+		return "", false
+	}
 	for _, r := range p.Folders {
 		if matchFolder(r.Folder, folder) {
 			return r.Notify, true

@@ -2,6 +2,7 @@ package subscription_test
 
 import (
 	"errors"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -210,4 +211,61 @@ func TestPolicyFields(t *testing.T) {
 			t.Errorf("time zone %.20q is taken", name)
 		}
 	}
+}
+
+// TestPolicyIsKept: a renewal without a policy and keys leaves them, one with them replaces them; keys are
+// sealed, and come with Load alone.
+func TestPolicyIsKept(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		req := request("phone")
+		sub := f.subscribe(t, session(1, "s"), req)
+		if sub.Policy != nil || sub.HasKeys {
+			t.Errorf("a plain subscription has %+v", sub)
+		}
+		p := quiet("Europe/Berlin", night)
+		p.VIPs = []string{"boss@example.org"}
+		req.Policy, req.Keys = &p, []byte("canary of the keys")
+		f.subscribe(t, session(1, "s"), req)
+		req.Policy, req.Keys = nil, nil
+		sub = f.subscribe(t, session(1, "s"), req)
+		if !reflect.DeepEqual(sub.Policy, &p) || !sub.HasKeys || sub.Keys != nil {
+			t.Errorf("renewed: %+v", sub)
+		}
+		loaded, err := f.Load(t.Context(), sub.ID)
+		if err != nil || string(loaded.Keys) != "canary of the keys" || !reflect.DeepEqual(loaded.Policy, &p) {
+			t.Errorf("loaded: %+v, %v", loaded, err)
+		}
+		live, err := f.For(t.Context(), user(1), subscription.TopicNewMail)
+		if err != nil || len(live) != 1 || !reflect.DeepEqual(live[0].Policy, &p) || live[0].Keys != nil {
+			t.Errorf("found for an event: %+v, %v", live, err)
+		}
+		var stored string
+		if err := f.db.QueryRow(t.Context(), `SELECT device_key FROM subscriptions`).Scan(&stored); err != nil || strings.Contains(stored, "canary") {
+			t.Errorf("stored as %q, %v", stored, err)
+		}
+
+		changed := subscription.Policy{Folders: []subscription.FolderRule{{Folder: "Lists/*", Notify: "none"}}}
+		if _, err := f.SetPolicy(t.Context(), user(2), sub.ID, changed); !errors.Is(err, subscription.ErrNotFound) {
+			t.Errorf("somebody else changed it: %v", err)
+		}
+		if _, err := f.SetPolicy(t.Context(), user(1), "x", changed); !errors.Is(err, subscription.ErrNotFound) {
+			t.Errorf("no id: %v", err)
+		}
+		if _, err := f.SetPolicy(t.Context(), user(1), sub.ID, quiet("Mars", night)); err == nil {
+			t.Error("a policy that is wrong is kept")
+		}
+		if sub, err = f.SetPolicy(t.Context(), user(1), sub.ID, changed); err != nil || !reflect.DeepEqual(sub.Policy, &changed) {
+			t.Errorf("changed: %+v, %v", sub, err)
+		}
+		if live, _ := f.For(t.Context(), user(1), subscription.TopicNewMail); !reflect.DeepEqual(live[0].Policy, &changed) {
+			t.Errorf("not seen at once: %+v", live)
+		}
+		if sub, err = f.SetPolicy(t.Context(), user(1), sub.ID, subscription.Policy{}); err != nil || sub.Policy != nil {
+			t.Errorf("taken away: %+v, %v", sub, err)
+		}
+		req.Policy = &subscription.Policy{VIPs: []string{"nobody"}}
+		if _, err := f.Subscribe(t.Context(), session(1, "s"), req); err == nil {
+			t.Error("subscribed with a policy that is wrong")
+		}
+	})
 }

@@ -102,7 +102,7 @@ const maxQuiet = 8 * 24 * time.Hour
 // Until is when the silence that holds at a time ends, over windows that adjoin; zero when there is none.
 // Clocks that are put forward or back move neither end: both are times on the wall.
 func (p *Policy) Until(now time.Time) time.Time {
-	if p.Quiet == nil {
+	if p == nil || p.Quiet == nil {
 		return time.Time{}
 	}
 	loc, err := zone(p.Quiet.TimeZone)
@@ -151,4 +151,6 @@ func (w Window) end(t time.Time) (end time.Time) {
 }
 
 // Breaks reports whether a VIP's mail alerts in quiet hours.
-func (p *Policy) Breaks() bool { return p.Quiet == nil || p.Quiet.BreakThrough != BreakNone }
+func (p *Policy) Breaks() bool {
+	return p == nil || p.Quiet == nil || p.Quiet.BreakThrough != BreakNone
+}

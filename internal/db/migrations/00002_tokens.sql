@@ -18,3 +18,13 @@ CREATE TABLE tombstones (
     gone_ms         BIGINT NOT NULL
 );
 CREATE INDEX tombstones_gone ON tombstones (gone_ms);
+
+-- subscription; what the device wants to be told (JSON, '' is everything at once), and the sealed keys of its
+-- app
+ALTER TABLE subscriptions ADD COLUMN policy TEXT NOT NULL DEFAULT '';
+ALTER TABLE subscriptions ADD COLUMN device_key TEXT NOT NULL DEFAULT '';
+
+-- push; when the device was last shown or told something, and the message whose notification it shows, as far as
+-- we know (JSON, '' is none)
+ALTER TABLE slots ADD COLUMN told_ms BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE slots ADD COLUMN shown TEXT NOT NULL DEFAULT '';
