@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"slices"
+	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/event"
 	"github.com/posthorn-mail/posthorn/internal/subscription"
@@ -55,4 +56,64 @@ func folderOf(sub subscription.Subscription, folder string) Decision {
 		return Decision{Notify: subscription.Alert, Reason: ReasonTopic}
 	}
 	return Decision{Notify: subscription.Nothing, Reason: ReasonOtherFolder}
+}
+
+// plan is what an event means for the devices of a user. A device may be in several lists.
+type plan struct {
+	alert, vip []subscription.Subscription
+	// clear are those that may show messages that are gone, badge those to which a new count is told.
+	clear, badge []subscription.Subscription
+	// watched says that some device hears of the folder, muted that one would, but for a rule.
+	watched, muted bool
+}
+
+// planFor asks each device.
+func planFor(subs []subscription.Subscription, ev event.Event, now time.Time) (p plan) {
+	if ev.Kind == event.NewMail && !slices.ContainsFunc(subs, func(s subscription.Subscription) bool { return s.Policy != nil }) {
+		p.alert = subs // their topics were asked already
+		return p
+	}
+	for _, sub := range subs {
+		takes := ev.Folder == event.Inbox && sub.Policy.Takes(sub.Token.Transport)
+		if ev.Kind != event.NewMail {
+			if folderOf(sub, ev.Folder).Notify == subscription.Nothing {
+				continue
+			}
+			p.watched = true
+			if ev.Kind != event.Counted {
+				p.clear = append(p.clear, sub)
+			}
+			if takes {
+				p.badge = append(p.badge, sub)
+			}
+			continue
+		}
+		switch d := Decide(sub, ev); {
+		case d.VIP:
+			p.vip = append(p.vip, sub)
+		case d.Notify == subscription.Alert:
+			p.alert = append(p.alert, sub)
+			if takes && !sub.Policy.Until(now).IsZero() { // the alert waits, the count need not
+				p.badge = append(p.badge, sub)
+			}
+		case d.Notify == subscription.Badge && takes:
+			p.badge = append(p.badge, sub)
+		case d.Reason != ReasonOtherFolder:
+			p.muted = true
+		}
+	}
+	return p
+}
+
+func (p plan) nobody() bool { return !p.watched && len(p.alert)+len(p.vip)+len(p.badge) == 0 }
+
+// unwanted is the result for an event that nobody is told of.
+func (p plan) unwanted(ev event.Event) Result {
+	switch {
+	case p.muted:
+		return Muted
+	case ev.Folder == event.Inbox:
+		return NoSubscription
+	}
+	return OtherFolder
 }

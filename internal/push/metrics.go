@@ -16,6 +16,8 @@ type metrics struct {
 	commit   prometheus.Histogram
 	frozen   *prometheus.GaugeVec
 	stale    prometheus.Gauge
+	held     *prometheus.CounterVec
+	skipped  *prometheus.CounterVec
 }
 
 // waits are the buckets of the histograms, in seconds.
@@ -46,7 +48,15 @@ func newMetrics(reg prometheus.Registerer, sched *scheduler, now func() time.Tim
 			Help: "FCM tokens whose app has not been in touch for 30 days.",
 		}),
 	}
-	for _, c := range []prometheus.Collector{m.outcomes, m.answer, m.commit, m.frozen, m.stale, &gauges{sched, now}} {
+	m.held = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "posthorn_push_held_total",
+		Help: "States that had to wait although they could have been sent, by why.",
+	}, []string{"reason"})
+	m.skipped = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "posthorn_push_skipped_total",
+		Help: "States that needed no notification, by why.",
+	}, []string{"reason"})
+	for _, c := range []prometheus.Collector{m.held, m.skipped, m.outcomes, m.answer, m.commit, m.frozen, m.stale, &gauges{sched, now}} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

@@ -81,6 +81,9 @@ type Config struct {
 	Now           func() time.Time
 	// NewMailTTL is how long a notification of new mail is worth delivering.
 	NewMailTTL time.Duration
+	// Coalesce and CoalesceMax are how long news that follows a notification waits for more, and the longest;
+	// BadgeDelay is how long a change of the count alone does. 0 is not at all.
+	Coalesce, CoalesceMax, BadgeDelay time.Duration
 	// MaxInFlight bounds the unanswered requests of a lane, whose own limit moves between 1 and it.
 	MaxInFlight int
 }
@@ -91,6 +94,7 @@ type Service struct {
 	sched   *scheduler
 	metrics *metrics
 	pruning pruneGuard
+	count   func(ctx context.Context, subscriptionID string) (int, error) // see CountWith
 	// disturbed is true from a failure of the store to the next outcome it took.
 	disturbed atomic.Bool
 }
@@ -102,6 +106,12 @@ func New(c Config) (*Service, error) {
 	var err error
 	s.metrics, err = newMetrics(c.Metrics, s.sched, c.Now)
 	return s, err
+}
+
+// CountWith says how to count the unseen messages of all accounts on a subscription's device; a negative
+// number is unknown. It comes before Run. Without it, the count is that of the event.
+func (s *Service) CountWith(count func(ctx context.Context, subscriptionID string) (int, error)) {
+	s.count = count
 }
 
 // transport finds a configured transport by name, or nil.

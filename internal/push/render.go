@@ -30,9 +30,9 @@ const (
 )
 
 // silent reports whether a notification shows nothing.
-func (n Notification) silent() bool {
-	return n.Input.Topic == topicClear || n.Input.Topic == topicBadge
-}
+func (n Notification) silent() bool { return n.Input.silent() }
+
+func (in Input) silent() bool { return in.Topic == topicClear || in.Topic == topicBadge }
 
 // What stands for what is not told or not there.
 const (

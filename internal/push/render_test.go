@@ -336,7 +336,7 @@ func TestShortForm(t *testing.T) {
 		n := sample()
 		v := slot{id: slotID{"x", collapseKeyMail}, version: 1, input: n.Input, expires: time.Now().Add(time.Hour)}
 		sub := subscription.Subscription{Client: "app", Token: b.tokens[tr.Name()]}
-		if o := s.send(t.Context(), v, sub, time.Now()); o.Kind != outcome.Delivered {
+		if o := s.send(t.Context(), v, sub, -1, time.Now()); o.Kind != outcome.Delivered {
 			t.Errorf("%s: %v", tr.Name(), o)
 		}
 	}

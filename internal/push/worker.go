@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
@@ -90,6 +91,10 @@ func (s *Service) Run(ctx context.Context) error {
 type flight struct {
 	slot           slot
 	sub            subscription.Subscription
+	badge          int       // see Notification
+	until          time.Time // see hold
+	why            string    // it is held
+	again          bool      // there is nothing to send, but a newer state came meanwhile
 	outcome        outcome.Outcome
 	sent, answered time.Time
 }
@@ -113,14 +118,15 @@ func (s *Service) fly(ctx context.Context, e *entry) {
 	}
 	e.stumbles = 0
 	if !dirty {
-		s.sched.done(e, false, time.Time{})
+		s.sched.done(e, f.again, s.Now())
 		return
 	}
-	if at := f.slot.allowed(f.sub.Token.Transport); at.After(f.sent) && f.slot.expires.After(f.sent) {
-		s.sched.done(e, true, at) // it waits, and so does what comes meanwhile
+	if f.why != "" {
+		s.metrics.held.WithLabelValues(f.why).Inc()
+		s.sched.done(e, true, f.until) // it waits, and so does what comes meanwhile
 		return
 	}
-	f.outcome = s.send(ctx, f.slot, f.sub, f.sent)
+	f.outcome = s.send(ctx, f.slot, f.sub, f.badge, f.sent)
 	f.answered = s.Now()
 	s.metrics.count(f.sub.Token.Transport, f.outcome)
 	if ctx.Err() != nil && f.outcome.Kind == outcome.Later {
@@ -213,14 +219,66 @@ func (s *Service) load(ctx context.Context, id slotID) (f flight, dirty bool, er
 		f.sub, err = s.Subscriptions.Load(ctx, id.subscription)
 		dirty = err == nil
 	}
+	if dirty {
+		if f.until, f.why = s.hold(f.slot, f.sub, f.sent); f.why == "" {
+			dirty, err = s.weigh(ctx, &f)
+		}
+	}
 	if errors.Is(err, subscription.ErrNotFound) {
 		return flight{}, false, nil // unsubscribed meanwhile
 	}
 	return f, dirty, err
 }
 
+// weigh finds out whether a dirty slot needs to be sent, and with which count.
+func (s *Service) weigh(ctx context.Context, f *flight) (needed bool, err error) {
+	newest := int64(0)
+	if f.slot.id.key == collapseKeyBadge {
+		if err := s.DB.QueryRow(ctx, sqlNewestSent, f.slot.id.subscription, f.slot.id.key).Scan(&newest); err != nil {
+			return false, fmt.Errorf("find newest sent state: %w", err)
+		}
+	}
+	why := f.slot.skip(f.sub, newest)
+	if why == "" {
+		if f.badge, err = s.badgeOf(ctx, f); err != nil {
+			return false, fmt.Errorf("count unseen messages: %w", err)
+		}
+		if f.badge < 0 && f.slot.input.Topic == topicBadge {
+			why = SkippedUnknown
+		}
+	}
+	if why == "" {
+		return true, nil
+	}
+	s.metrics.skipped.WithLabelValues(why).Inc()
+	f.again, err = s.doneWith(ctx, f.slot)
+	return false, err
+}
+
+// freshCount is how long the count that came with an event is taken for that of now. A later change of it
+// has a slot of its own, which is sent after.
+const freshCount = time.Second
+
+// badgeOf is the count for a flight.
+func (s *Service) badgeOf(ctx context.Context, f *flight) (int, error) {
+	in := f.slot.input
+	known := -1
+	if in.Folder == "INBOX" || in.Folder == "" {
+		known = in.Unseen
+	}
+	fresh := known >= 0 && f.sent.Sub(db.Time(in.AcceptedMS)) < freshCount
+	if s.count == nil || fresh && f.sub.Accounts == 1 {
+		return known, nil
+	}
+	n, err := s.count(ctx, f.sub.ID)
+	if n < 0 {
+		n = known
+	}
+	return n, err
+}
+
 // send has the transport send the state, or says why it is not sent at all.
-func (s *Service) send(ctx context.Context, v slot, sub subscription.Subscription, now time.Time) outcome.Outcome {
+func (s *Service) send(ctx context.Context, v slot, sub subscription.Subscription, badge int, now time.Time) outcome.Outcome {
 	t := s.transport(sub.Token.Transport)
 	switch {
 	case !v.expires.After(now):
@@ -234,7 +292,7 @@ func (s *Service) send(ctx context.Context, v slot, sub subscription.Subscriptio
 		return outcome.Outcome{Kind: outcome.Blocked, Reason: "transport_disabled"}
 	}
 	n := Notification{
-		Subscription: sub, Version: v.version, Input: v.input, Collapse: v.id.collapse(),
+		Subscription: sub, Version: v.version, Input: v.input, Badge: badge, Collapse: v.id.collapse(),
 		ID: notificationID(v.id, v.version), Expires: v.expires,
 	}
 	ctx, cancel := context.WithTimeout(ctx, sendTimeout)

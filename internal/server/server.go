@@ -147,6 +147,7 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 	s.push, err = push.New(push.Config{
 		DB: s.db, Subscriptions: subs, Transports: s.transports.all, Log: s.log, Metrics: reg, Now: now,
 		NewMailTTL: time.Duration(cfg.Push.NewMailTTL), MaxInFlight: cfg.Push.MaxInFlight,
+		Coalesce: time.Duration(cfg.Push.Coalesce), CoalesceMax: time.Duration(cfg.Push.CoalesceMax), BadgeDelay: time.Duration(cfg.Push.BadgeDelay),
 	})
 	if err != nil {
 		return err
@@ -154,7 +155,9 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 	s.listen = listen.New(listen.Config{
 		Subscriptions: subs, Tenants: tenants, Dovecot: &dovecot.Source{Accounts: accounts, Tenants: tenants}, Log: s.log, Now: now,
 	})
-	notifier, err := notify.New(tenants, dispatch.New(s.db, subs, s.push, now), s.log, reg, now)
+	dispatcher := dispatch.New(s.db, subs, s.push, now)
+	s.push.CountWith(dispatcher.Unseen)
+	notifier, err := notify.New(tenants, dispatcher, s.log, reg, now)
 	if err != nil {
 		return err
 	}

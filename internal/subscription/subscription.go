@@ -72,8 +72,10 @@ type Subscription struct {
 	// from Load. HasKeys says whether there are any.
 	Keys    []byte `json:"-"`
 	HasKeys bool
-	Created time.Time
-	Expires time.Time // zero: never
+	// Accounts is how many users are on the device; only from Load.
+	Accounts int
+	Created  time.Time
+	Expires  time.Time // zero: never
 }
 
 // Request asks for a subscription.
@@ -122,9 +124,11 @@ const (
 		target = excluded.target, device_hash = excluded.device_hash, topics = excluded.topics, renewed_ms = excluded.renewed_ms,
 		expires_ms = excluded.expires_ms, policy = CASE WHEN ? = 1 THEN excluded.policy ELSE subscriptions.policy END,
 		device_key = CASE WHEN ? = 1 THEN excluded.device_key ELSE subscriptions.device_key END RETURNING ` + columns
-	sqlByUser        = `SELECT ` + columns + ` FROM subscriptions WHERE context_id = ? AND user_id = ? ORDER BY created_ms, id`
-	sqlAll           = `SELECT ` + columns + ` FROM subscriptions ORDER BY context_id, user_id, created_ms, id`
-	sqlLoad          = `SELECT ` + columns + `, token_hash, token, device_key FROM subscriptions WHERE id = ?`
+	sqlByUser = `SELECT ` + columns + ` FROM subscriptions WHERE context_id = ? AND user_id = ? ORDER BY created_ms, id`
+	sqlAll    = `SELECT ` + columns + ` FROM subscriptions ORDER BY context_id, user_id, created_ms, id`
+	sqlLoad   = `SELECT ` + columns + `, token_hash, token, device_key,
+		(SELECT COUNT(*) FROM subscriptions o WHERE o.transport = subscriptions.transport AND o.token_hash = subscriptions.token_hash)
+		FROM subscriptions WHERE id = ?`
 	sqlSetPolicy     = `UPDATE subscriptions SET policy = ? WHERE id = ? AND context_id = ? AND user_id = ? RETURNING ` + columns
 	sqlRemove        = `DELETE FROM subscriptions WHERE id = ? AND context_id = ? AND user_id = ?`
 	sqlRemoveGone    = `DELETE FROM subscriptions WHERE id = ? AND renewed_ms <= ? RETURNING context_id, user_id`
@@ -342,7 +346,7 @@ func (s *Store) Load(ctx context.Context, id string) (Subscription, error) {
 	}
 	var sub Subscription
 	var hash, sealed, deviceKey string
-	err := scan(s.db.QueryRow(ctx, sqlLoad, id).Scan, &sub, &hash, &sealed, &deviceKey)
+	err := scan(s.db.QueryRow(ctx, sqlLoad, id).Scan, &sub, &hash, &sealed, &deviceKey, &sub.Accounts)
 	if errors.Is(err, sql.ErrNoRows) {
 		return Subscription{}, ErrNotFound
 	} else if err != nil {

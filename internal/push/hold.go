@@ -1,0 +1,95 @@
+package push
+
+import (
+	"slices"
+	"time"
+
+	"github.com/posthorn-mail/posthorn/internal/subscription"
+)
+
+// Why a state that is not sent waits.
+const (
+	// HeldCoalesce: more may follow what was sent a moment ago.
+	HeldCoalesce = "coalesce"
+	// HeldBadge: a change of the count alone is in no hurry.
+	HeldBadge = "badge_delay"
+	// HeldQuiet: the device has quiet hours.
+	HeldQuiet = "quiet_hours"
+	// HeldAllowance: the device has used up what its provider allows.
+	HeldAllowance = "allowance"
+)
+
+// Why a state is done with although nothing was sent.
+const (
+	// SkippedCount: a notification that went out since brought the count along.
+	SkippedCount = "count_already_sent"
+	// SkippedUnknown: nobody has counted.
+	SkippedUnknown = "count_unknown"
+	// SkippedClear: the device does not show what would be cleared.
+	SkippedClear = "nothing_to_clear"
+	// SkippedUpdates: the device takes nothing that shows nothing.
+	SkippedUpdates = "updates_not_wanted"
+)
+
+// message names one message; it is kept as JSON.
+type message struct {
+	Folder      string `json:"f"`
+	UIDValidity uint32 `json:"v"`
+	UID         uint32 `json:"u"`
+}
+
+func (in Input) message() message { return message{in.Folder, in.UIDValidity, in.UID} }
+
+// is tells whether two names mean one message. Who knows no UIDVALIDITY means any.
+func (m message) is(o message) bool {
+	return m.UID == o.UID && m.Folder == o.Folder && (m.UIDValidity == o.UIDValidity || m.UIDValidity == 0 || o.UIDValidity == 0)
+}
+
+// hold says until when a dirty slot waits although it could be sent, and why; "" is not at all. It is asked
+// at each try, of what the row says: so it holds after a restart, and whoever changes his policy need not wait
+// for what the old one said.
+func (s *Service) hold(v slot, sub subscription.Subscription, now time.Time) (until time.Time, why string) {
+	later := func(at time.Time, reason string) {
+		if at.After(now) && at.After(until) {
+			until, why = at, reason
+		}
+	}
+	// What has failed has a back-off of its own; by then it is no news.
+	if v.attempt == 0 {
+		switch {
+		case v.id.key == collapseKeyBadge:
+			later(v.firstDirty.Add(s.BadgeDelay), HeldBadge)
+		case v.firstDirty.Sub(v.told) < s.Coalesce: // else it was quiet before, and this is the first
+			last := time.UnixMilli(v.input.AcceptedMS).Add(s.Coalesce)
+			if most := v.firstDirty.Add(s.CoalesceMax); most.Before(last) {
+				last = most
+			}
+			later(last, HeldCoalesce)
+		}
+	}
+	later(v.allowed(sub.Token.Transport), HeldAllowance)
+	if !v.input.silent() && !(v.input.VIP && sub.Policy.Breaks()) {
+		later(sub.Policy.Until(now), HeldQuiet)
+	}
+	// Nothing waits longer than it is worth sending: it is dropped then, and that is told.
+	if until.After(v.expires) {
+		until = v.expires
+	}
+	return until, why
+}
+
+// skip says why a slot need not be sent at all; "" is that it must. What is to be cleared becomes the
+// message that the device shows. newest is the highest version that a notification brought to the device.
+func (v *slot) skip(sub subscription.Subscription, newest int64) (why string) {
+	switch {
+	case v.input.Topic == topicClear && (v.shown == nil || !slices.ContainsFunc(v.input.Cleared, v.shown.is)):
+		return SkippedClear
+	case v.input.silent() && !sub.Policy.Takes(sub.Token.Transport):
+		return SkippedUpdates
+	case v.input.Topic == topicBadge && newest >= v.version:
+		return SkippedCount
+	case v.input.Topic == topicClear:
+		v.input.Folder, v.input.UIDValidity, v.input.UID = v.shown.Folder, v.shown.UIDValidity, v.shown.UID
+	}
+	return ""
+}
