@@ -36,9 +36,13 @@ type message struct {
 	Folder      string `json:"f"`
 	UIDValidity uint32 `json:"v"`
 	UID         uint32 `json:"u"`
+	// Gone says, of the one that a device shows, that it is to be cleared when nothing takes its place.
+	Gone bool `json:"x,omitempty"`
 }
 
-func (in Input) message() message { return message{in.Folder, in.UIDValidity, in.UID} }
+func (in Input) message() message {
+	return message{Folder: in.Folder, UIDValidity: in.UIDValidity, UID: in.UID}
+}
 
 // is tells whether two names mean one message. Who knows no UIDVALIDITY means any.
 func (m message) is(o message) bool {
@@ -82,7 +86,7 @@ func (s *Service) hold(v slot, sub subscription.Subscription, now time.Time) (un
 // message that the device shows. newest is the highest version that a notification brought to the device.
 func (v *slot) skip(sub subscription.Subscription, newest int64) (why string) {
 	switch {
-	case v.input.Topic == topicClear && (v.shown == nil || !slices.ContainsFunc(v.input.Cleared, v.shown.is)):
+	case v.input.Topic == topicClear && (v.shown == nil || !v.shown.Gone && !slices.ContainsFunc(v.input.Cleared, v.shown.is)):
 		return SkippedClear
 	case v.input.silent() && !sub.Policy.Takes(sub.Token.Transport):
 		return SkippedUpdates

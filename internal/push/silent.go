@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/outcome"
@@ -17,6 +16,8 @@ import (
 const (
 	// sqlShown finds what a slot holds that shows notifications.
 	sqlShown = `SELECT version - sent_version, input, shown FROM slots WHERE subscription_id = ? AND collapse_key = ?`
+	// sqlMarkShown notes that what a slot shows is gone, while something newer is about to take its place.
+	sqlMarkShown = `UPDATE slots SET shown = ? WHERE subscription_id = ? AND collapse_key = ?`
 	// sqlNewestSent is the newest state that a notification of the device was made of.
 	sqlNewestSent = `SELECT COALESCE(MAX(sent_version), 0) FROM slots WHERE subscription_id = ? AND collapse_key <> ?`
 	// sqlSkipSlot ends a state that need not be sent.
@@ -36,7 +37,7 @@ type Gone struct {
 }
 
 func (g Gone) has(m message) bool {
-	return slices.ContainsFunc(g.UIDs, func(uid uint32) bool { return m.is(message{g.Folder, g.UIDValidity, uid}) })
+	return slices.ContainsFunc(g.UIDs, func(uid uint32) bool { return m.is(message{Folder: g.Folder, UIDValidity: g.UIDValidity, UID: uid}) })
 }
 
 // Clear takes back, inside a write, what the devices of subs show of messages, or would: an alert for one of
@@ -86,8 +87,16 @@ func (s *Service) toClear(ctx context.Context, tx *db.Tx, id slotID, gone Gone) 
 	switch {
 	case dirty && in.Topic == topicClear:
 		cleared = in.Cleared
-	case dirty && !gone.has(in.message()):
-		return nil, nil // the newer one takes the place of what is shown anyhow
+	case dirty && !gone.has(in.message()): // it takes the place of what is shown
+		if shown == nil || shown.Gone || !gone.has(*shown) {
+			return nil, nil
+		}
+		shown.Gone = true
+		marked, err := json.Marshal(shown)
+		if err == nil {
+			_, err = tx.Exec(ctx, sqlMarkShown, string(marked), id.subscription, id.key)
+		}
+		return nil, err
 	case dirty: // it may be in flight: then it is what is shown when this is sent
 		cleared = []message{in.message()}
 	}
@@ -114,26 +123,16 @@ func (s *Service) EnqueueBadge(ctx context.Context, tx *db.Tx, subs []subscripti
 	return s.enqueue(ctx, tx, subs, collapseKeyBadge, version, in, false, badgeTTL)
 }
 
-// leaves is what the device was told and shows after a flight.
-func (f flight) leaves() (told time.Time, shown string, err error) {
-	now := f.slot.shown
-	told = f.slot.told
-	if f.outcome.Kind == outcome.Delivered {
-		told = f.sent
-		switch f.slot.input.Topic {
-		case topicClear:
-			now = nil
-		case topicBadge:
-		default:
-			m := f.slot.input.message()
-			now = &m
-		}
+// shows is what the device shows after a flight, if that has changed it.
+func (f flight) shows() (shown string, changed bool, err error) {
+	switch {
+	case f.outcome.Kind != outcome.Delivered || f.slot.input.Topic == topicBadge:
+		return "", false, nil
+	case f.slot.input.Topic == topicClear:
+		return "", true, nil
 	}
-	if now == nil {
-		return told, "", nil
-	}
-	raw, err := json.Marshal(now)
-	return told, string(raw), err
+	raw, err := json.Marshal(f.slot.input.message())
+	return string(raw), true, err
 }
 
 // doneWith ends a state that need not be sent. It reports whether a newer one came meanwhile.

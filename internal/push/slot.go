@@ -102,7 +102,7 @@ const (
 	// since the try began.
 	sqlSettleSlot = `UPDATE slots SET sent_version = CASE WHEN sent_version < ? THEN ? ELSE sent_version END,
 		attempt = ?, not_before_ms = ?, tries = tries + 1, strikes = ?, struck_ms = ?, burst_ms = ?,
-		first_dirty_ms = CASE WHEN ? > 0 THEN ? ELSE first_dirty_ms END, told_ms = ?, shown = ? WHERE subscription_id = ? AND collapse_key = ?
+		first_dirty_ms = CASE WHEN ? > 0 THEN ? ELSE first_dirty_ms END, told_ms = ?, shown = CASE WHEN ? = 1 THEN ? ELSE shown END WHERE subscription_id = ? AND collapse_key = ?
 		RETURNING tries, version - sent_version`
 	sqlPutOutcome = `INSERT INTO outcomes (subscription_id, n, version, attempt, outcome, status, reason, provider_id, accepted_ms,
 		sent_ms, answered_ms, next_try_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -310,9 +310,16 @@ func (s *Service) settle(ctx context.Context, f flight) (end settlement, err err
 		attempt, next, done = 0, f.answered, f.slot.version // done with, delivered or not
 		line.NextTry = time.Time{}
 	}
-	told, shown, err := f.leaves()
+	shown, changed, err := f.shows()
 	if err != nil {
 		return settlement{}, err
+	}
+	told, news := f.slot.told, 0
+	if f.outcome.Kind == outcome.Delivered {
+		told = f.sent
+	}
+	if changed {
+		news = 1
 	}
 	var change subscription.Change
 	err = s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) (err error) {
@@ -331,7 +338,7 @@ func (s *Service) settle(ctx context.Context, f flight) (end settlement, err err
 		}
 		var tries, behind int64
 		err = tx.QueryRow(ctx, sqlSettleSlot, done, done, attempt, db.Millis(next), held.strikes, db.Millis(held.last),
-			db.Millis(f.fullAfter()), done, db.Millis(f.sent), db.Millis(told), shown, f.slot.id.subscription, f.slot.id.key).Scan(&tries, &behind)
+			db.Millis(f.fullAfter()), done, db.Millis(f.sent), db.Millis(told), news, shown, f.slot.id.subscription, f.slot.id.key).Scan(&tries, &behind)
 		if errors.Is(err, sql.ErrNoRows) { // unsubscribed meanwhile
 			return nil
 		} else if err != nil {
