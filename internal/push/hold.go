@@ -15,9 +15,15 @@ const (
 	HeldBadge = "badge_delay"
 	// HeldQuiet: the device has quiet hours.
 	HeldQuiet = "quiet_hours"
+	// HeldBackoff: the provider failed, and is left alone for a while.
+	HeldBackoff = "backoff"
 	// HeldAllowance: the device has used up what its provider allows.
 	HeldAllowance = "allowance"
 )
+
+// relook bounds how long quiet hours are believed to last. Another node may be told that they are not what they
+// were.
+const relook = 15 * time.Minute
 
 // Why a state is done with although nothing was sent.
 const (
@@ -58,22 +64,25 @@ func (s *Service) hold(v slot, sub subscription.Subscription, now time.Time) (un
 			until, why = at, reason
 		}
 	}
-	// What has failed has a back-off of its own; by then it is no news.
-	if v.attempt == 0 {
-		switch {
-		case v.id.key == collapseKeyBadge:
-			later(v.firstDirty.Add(s.BadgeDelay), HeldBadge)
-		case v.firstDirty.Sub(v.told) < s.Coalesce: // else it was quiet before, and this is the first
-			last := time.UnixMilli(v.input.AcceptedMS).Add(s.Coalesce)
-			if most := v.firstDirty.Add(s.CoalesceMax); most.Before(last) {
-				last = most
-			}
-			later(last, HeldCoalesce)
+	switch {
+	case v.attempt > 0: // by then it is no news
+		later(v.notBefore, HeldBackoff)
+	case v.id.key == collapseKeyBadge:
+		later(v.firstDirty.Add(s.BadgeDelay), HeldBadge)
+	case v.firstDirty.Sub(v.told) < s.Coalesce: // else it was quiet before, and this is the first
+		last := time.UnixMilli(v.input.AcceptedMS).Add(s.Coalesce)
+		if most := v.firstDirty.Add(s.CoalesceMax); most.Before(last) {
+			last = most
 		}
+		later(last, HeldCoalesce)
 	}
 	later(v.allowed(sub.Token.Transport), HeldAllowance)
 	if !v.input.silent() && !(v.input.VIP && sub.Policy.Breaks()) {
-		later(sub.Policy.Until(now), HeldQuiet)
+		end := sub.Policy.Until(now)
+		if most := now.Add(relook); end.After(most) {
+			end = most
+		}
+		later(end, HeldQuiet)
 	}
 	// Nothing waits longer than it is worth sending: it is dropped then, and that is told.
 	if until.After(v.expires) {

@@ -386,3 +386,30 @@ func (r *rig) only() (id string) {
 	must(r.tb, r.db.QueryRow(r.tb.Context(), "SELECT id FROM subscriptions").Scan(&id))
 	return id
 }
+
+// TestReconsider: whoever ends his quiet hours is told at once what waited for their end. A provider that
+// failed is left alone all the same.
+func TestReconsider(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, sqliteURL(t), 1)
+		sub := r.subscribeWith(&subscription.Policy{Quiet: &subscription.QuietHours{
+			TimeZone: "UTC", Windows: []subscription.Window{{From: "22:00", To: "07:00"}},
+		}}, nil, "apns", "phone")
+		provider := inTurn("apns", later(5*time.Minute))
+		s := r.service(patient, provider)
+		r.start(s)
+		s.Wake(r.mail(s, 1, Input{}, false))
+		advance(time.Hour)
+		want(t, "sent", provider.sent("phone"), []int64(nil))
+		_, err := r.subs.SetPolicy(t.Context(), user(1), sub.ID, subscription.Policy{})
+		must(t, err)
+		s.Reconsider(sub.ID)
+		synctest.Wait()
+		want(t, "sent", provider.sent("phone"), []int64{1})
+		s.Reconsider(sub.ID)
+		advance(4 * time.Minute)
+		want(t, "sent", provider.sent("phone"), []int64{1})
+		advance(time.Minute + time.Second)
+		want(t, "sent", provider.sent("phone"), []int64{1, 1})
+	})
+}

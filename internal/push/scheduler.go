@@ -2,6 +2,7 @@ package push
 
 import (
 	"container/heap"
+	"slices"
 	"sync"
 	"time"
 )
@@ -287,6 +288,17 @@ func (s *scheduler) done(e *entry, dirty bool, next time.Time) {
 		s.forget(e)
 	}
 	l.run()
+	s.mu.Unlock()
+	s.wake()
+}
+
+// hurry has a slot that waits looked at now. What the table says it must wait for, it does.
+func (s *scheduler) hurry(id slotID) {
+	s.mu.Lock()
+	if e := s.entries[id]; e != nil && e.state == waiting {
+		heap.Remove(&s.waiting, slices.Index(s.waiting, e))
+		s.line(e)
+	}
 	s.mu.Unlock()
 	s.wake()
 }

@@ -76,7 +76,8 @@ type slot struct {
 	full          time.Time // see allowed
 	// firstDirty is when the first of what is unsent was put in, told when something was last delivered.
 	firstDirty, told time.Time
-	shown            *message // by the device, as far as we know
+	notBefore        time.Time // after a failure
+	shown            *message  // by the device, as far as we know
 }
 
 const (
@@ -95,7 +96,7 @@ const (
 		first_dirty_ms, not_before_ms, expires_ms) SELECT id, ?, ?, 0, ?, 0, 0, ?, ?, ? FROM subscriptions WHERE id = ?
 		ON CONFLICT DO NOTHING`
 	sqlSlot = `SELECT version, sent_version, input, attempt, tries, expires_ms, strikes, struck_ms, burst_ms, first_dirty_ms,
-		told_ms, shown FROM slots WHERE subscription_id = ? AND collapse_key = ?`
+		not_before_ms, told_ms, shown FROM slots WHERE subscription_id = ? AND collapse_key = ?`
 	sqlDirtySlots = `SELECT s.subscription_id, s.collapse_key, s.first_dirty_ms, s.not_before_ms, b.context_id, b.client, b.transport, b.target
 		FROM slots s JOIN subscriptions b ON b.id = s.subscription_id WHERE s.version > s.sent_version ORDER BY s.first_dirty_ms`
 	// sqlSettleSlot ends one try: sent_version moves up to what was sent or dropped. What is dirty still has come
@@ -164,10 +165,10 @@ func (s *Service) enqueue(ctx context.Context, tx *db.Tx, subs []subscription.Su
 func (s *Service) loadSlot(ctx context.Context, id slotID) (slot, error) {
 	v := slot{id: id}
 	var input, shown string
-	var expires, struck, full, firstDirty, told int64
+	var expires, struck, full, firstDirty, notBefore, told int64
 	err := s.DB.QueryRow(ctx, sqlSlot, id.subscription, id.key).
 		Scan(&v.version, &v.sent, &input, &v.attempt, &v.tries, &expires, &v.suspicion.strikes, &struck, &full, &firstDirty,
-			&told, &shown)
+			&notBefore, &told, &shown)
 	if errors.Is(err, sql.ErrNoRows) {
 		return slot{}, subscription.ErrNotFound
 	} else if err != nil {
@@ -177,7 +178,7 @@ func (s *Service) loadSlot(ctx context.Context, id slotID) (slot, error) {
 	if err := json.Unmarshal([]byte(input), &v.input); err != nil {
 		return slot{}, fmt.Errorf("decode slot input: %w", err)
 	}
-	v.firstDirty, v.told = db.Time(firstDirty), db.Time(told)
+	v.firstDirty, v.notBefore, v.told = db.Time(firstDirty), db.Time(notBefore), db.Time(told)
 	if v.shown, err = decodeShown(shown); err != nil {
 		return slot{}, fmt.Errorf("decode what the device shows: %w", err)
 	}

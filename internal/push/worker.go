@@ -42,6 +42,13 @@ func (s *Service) Wake(due []Due) {
 	s.sched.add(due)
 }
 
+// Reconsider looks anew at what waits for a device: its policy was changed.
+func (s *Service) Reconsider(subscriptionID string) {
+	for _, key := range []string{collapseKeyMail, collapseKeyVIP, collapseKeyBadge} {
+		s.sched.hurry(slotID{subscriptionID, key})
+	}
+}
+
 // Run sends until ctx ends, beginning with what an earlier run left. It returns when no send is in
 // flight any more.
 func (s *Service) Run(ctx context.Context) error {
