@@ -400,13 +400,15 @@ func (b *bench) another(tb testing.TB, tr Transport, n int) subscription.Token {
 // comeToRest waits until nothing is dirty.
 func comeToRest(t *testing.T, s *Service) {
 	t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for s.sched.dirty() > 0 {
-		select {
-		case <-tick.C:
-		case <-t.Context().Done():
-			t.Fatal("never came to rest")
+	until(t, func() bool { return s.sched.dirty() == 0 })
+}
+
+// until waits for what has to come.
+func until(t *testing.T, come func() bool) {
+	t.Helper()
+	for !come() {
+		if !pause(t.Context(), 5*time.Millisecond) {
+			t.Fatal("never came")
 		}
 	}
 }
