@@ -1,9 +1,12 @@
 package push
 
 import (
+	"context"
+	"fmt"
 	"slices"
 	"time"
 
+	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/subscription"
 )
 
@@ -91,9 +94,9 @@ func (s *Service) hold(v slot, sub subscription.Subscription, now time.Time) (un
 	return until, why
 }
 
-// skip says why a slot need not be sent at all; "" is that it must. What is to be cleared becomes the
+// needless says why a slot need not be sent at all; "" is that it must. What is to be cleared becomes the
 // message that the device shows. newest is the highest version that a notification brought to the device.
-func (v *slot) skip(sub subscription.Subscription, newest int64) (why string) {
+func (v *slot) needless(sub subscription.Subscription, newest int64) (why string) {
 	switch {
 	case v.input.Topic == topicClear && (v.shown == nil || !v.shown.Gone && !slices.ContainsFunc(v.input.Cleared, v.shown.is)):
 		return SkippedClear
@@ -105,4 +108,60 @@ func (v *slot) skip(sub subscription.Subscription, newest int64) (why string) {
 		v.input.Folder, v.input.UIDValidity, v.input.UID = v.shown.Folder, v.shown.UIDValidity, v.shown.UID
 	}
 	return ""
+}
+
+// weigh finds out whether a slot needs to be sent, and with which count.
+func (s *Service) weigh(ctx context.Context, f *flight) error {
+	newest := int64(0)
+	if f.slot.id.key == collapseKeyBadge {
+		if err := s.DB.QueryRow(ctx, sqlNewestSent, f.slot.id.subscription, f.slot.id.key).Scan(&newest); err != nil {
+			return fmt.Errorf("find newest sent state: %w", err)
+		}
+	}
+	if f.skipped = f.slot.needless(f.sub, newest); f.skipped != "" {
+		return nil
+	}
+	var err error
+	if f.badge, err = s.badgeOf(ctx, f); err != nil {
+		return fmt.Errorf("count unseen messages: %w", err)
+	}
+	if f.badge < 0 && f.slot.input.Topic == topicBadge {
+		f.skipped = SkippedUnknown
+	}
+	return nil
+}
+
+// freshCount is how long the count that came with an event is taken for that of now. A later change of it
+// has a slot of its own, which is sent after.
+const freshCount = time.Second
+
+// badgeOf is the count for a flight.
+func (s *Service) badgeOf(ctx context.Context, f *flight) (int, error) {
+	in := f.slot.input
+	known := -1
+	if in.Folder == "INBOX" || in.Folder == "" {
+		known = in.Unseen
+	}
+	fresh := known >= 0 && f.sent.Sub(db.Time(in.AcceptedMS)) < freshCount
+	if s.count == nil || fresh && f.sub.Accounts == 1 {
+		return known, nil
+	}
+	n, err := s.count(ctx, f.sub.ID)
+	if n < 0 {
+		n = known
+	}
+	return n, err
+}
+
+// skip ends a flight that need not begin.
+func (s *Service) skip(ctx context.Context, e *entry, f flight) {
+	dirty, err := s.doneWith(ctx, f.slot)
+	if err != nil {
+		s.storeFailed(ctx, err)
+		s.stumble(ctx, e)
+		return
+	}
+	e.stumbles = 0
+	s.metrics.skipped.WithLabelValues(f.skipped).Inc()
+	s.sched.done(e, dirty, s.Now())
 }

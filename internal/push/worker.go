@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
@@ -29,6 +28,8 @@ const (
 	blockedFor = time.Minute
 	// storePause is the wait after a failure of our own store; it doubles up to maxStorePause.
 	storePause, maxStorePause = time.Second, time.Minute
+	// loaders is how many slots are read at once: as many as SQLite has connections to read.
+	loaders = 4
 	// settleTimeout bounds one attempt to commit an outcome. It is not the sender's time: what a provider
 	// took must be known as sent even when we stop.
 	settleTimeout = 5 * time.Second
@@ -69,13 +70,24 @@ func (s *Service) Run(ctx context.Context) error {
 	// Sends outlive ctx by drainTimeout: an answer on its way is worth waiting for.
 	sending, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	var flights sync.WaitGroup
+	var loading, flights sync.WaitGroup
+	start := make(chan *entry) // to the loaders
+	for range loaders {
+		loading.Go(func() {
+			for e := range start {
+				s.load(sending, e, &flights)
+			}
+		})
+	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for ctx.Err() == nil {
-		start, next := s.sched.take(s.Now())
-		for _, e := range start {
-			flights.Go(func() { s.fly(sending, e) })
+		taken, next := s.sched.take(s.Now())
+		for _, e := range taken {
+			select {
+			case start <- e:
+			case <-ctx.Done(): // it stays dirty
+			}
 		}
 		if next.IsZero() {
 			timer.Stop()
@@ -90,6 +102,8 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	drained := time.AfterFunc(drainTimeout, stop)
 	defer drained.Stop()
+	close(start)
+	loading.Wait()
 	flights.Wait()
 	return nil
 }
@@ -99,40 +113,48 @@ type flight struct {
 	slot           slot
 	sub            subscription.Subscription
 	badge          int       // see Notification
-	until          time.Time // see hold
-	why            string    // it is held
-	again          bool      // there is nothing to send, but a newer state came meanwhile
+	held, skipped  string    // why it is not sent now, or not at all
+	until          time.Time // that it is held
 	outcome        outcome.Outcome
 	sent, answered time.Time
 }
 
-// fly makes one try of one slot and commits its outcome. The permit of its lane is held until then.
-func (s *Service) fly(ctx context.Context, e *entry) {
-	f, dirty, err := s.load(ctx, e.id)
-	if err != nil && ctx.Err() != nil {
+// load reads a slot that is to be sent, and begins its flight. A few goroutines do it for all: more could not
+// read at once anyway, and reading takes deep stacks, which a thousand waiting flights would keep.
+func (s *Service) load(ctx context.Context, e *entry, flights *sync.WaitGroup) {
+	f, dirty, err := s.read(ctx, e.id)
+	switch {
+	case err != nil && ctx.Err() != nil:
 		s.sched.done(e, true, s.Now()) // stopping
-		return
-	}
-	if err != nil {
-		// The store is away, or a row of it is damaged. Holding the permit for a moment keeps a lane from
-		// spinning, giving it back keeps damaged rows from using up all permits.
+	case err != nil:
 		s.storeFailed(ctx, err)
-		pause(ctx, storePause)
-		wait := min(storePause<<e.stumbles, maxStorePause)
-		e.stumbles = min(e.stumbles+1, 10)
-		s.sched.done(e, true, s.Now().Add(wait))
-		return
-	}
-	e.stumbles = 0
-	if !dirty {
-		s.sched.done(e, f.again, s.Now())
-		return
-	}
-	if f.why != "" {
-		s.metrics.held.WithLabelValues(f.why).Inc()
+		flights.Go(func() { s.stumble(ctx, e) })
+	case !dirty:
+		e.stumbles = 0
+		s.sched.done(e, false, time.Time{})
+	case f.held != "":
+		e.stumbles = 0
+		s.metrics.held.WithLabelValues(f.held).Inc()
 		s.sched.done(e, true, f.until) // it waits, and so does what comes meanwhile
-		return
+	case f.skipped != "":
+		flights.Go(func() { s.skip(ctx, e, f) })
+	default:
+		e.stumbles = 0
+		flights.Go(func() { s.fly(ctx, e, f) })
 	}
+}
+
+// stumble ends a flight that did not begin: the store is away, or a row of it is damaged. Holding the permit
+// for a moment keeps a lane from spinning, giving it back keeps damaged rows from using up all permits.
+func (s *Service) stumble(ctx context.Context, e *entry) {
+	pause(ctx, storePause)
+	wait := min(storePause<<e.stumbles, maxStorePause)
+	e.stumbles = min(e.stumbles+1, 10)
+	s.sched.done(e, true, s.Now().Add(wait))
+}
+
+// fly makes one try of one slot and commits its outcome. The permit of its lane is held until then.
+func (s *Service) fly(ctx context.Context, e *entry, f flight) {
 	f.outcome = s.send(ctx, f.slot, f.sub, f.badge, f.sent)
 	f.answered = s.Now()
 	s.metrics.count(f.sub.Token.Transport, f.outcome)
@@ -218,8 +240,8 @@ func (s *Service) storeWorks(ctx context.Context) {
 	}
 }
 
-// load reads the current state of a slot; dirty is false when there is nothing to send.
-func (s *Service) load(ctx context.Context, id slotID) (f flight, dirty bool, err error) {
+// read finds the current state of a slot; dirty is false when there is nothing to send.
+func (s *Service) read(ctx context.Context, id slotID) (f flight, dirty bool, err error) {
 	f.slot, err = s.loadSlot(ctx, id)
 	if err == nil && f.slot.version > f.slot.sent {
 		f.sent = s.Now() // before the token is read: one that is renewed from here on is not gone by this try
@@ -227,61 +249,14 @@ func (s *Service) load(ctx context.Context, id slotID) (f flight, dirty bool, er
 		dirty = err == nil
 	}
 	if dirty {
-		if f.until, f.why = s.hold(f.slot, f.sub, f.sent); f.why == "" {
-			dirty, err = s.weigh(ctx, &f)
+		if f.until, f.held = s.hold(f.slot, f.sub, f.sent); f.held == "" {
+			err = s.weigh(ctx, &f)
 		}
 	}
 	if errors.Is(err, subscription.ErrNotFound) {
 		return flight{}, false, nil // unsubscribed meanwhile
 	}
 	return f, dirty, err
-}
-
-// weigh finds out whether a dirty slot needs to be sent, and with which count.
-func (s *Service) weigh(ctx context.Context, f *flight) (needed bool, err error) {
-	newest := int64(0)
-	if f.slot.id.key == collapseKeyBadge {
-		if err := s.DB.QueryRow(ctx, sqlNewestSent, f.slot.id.subscription, f.slot.id.key).Scan(&newest); err != nil {
-			return false, fmt.Errorf("find newest sent state: %w", err)
-		}
-	}
-	why := f.slot.skip(f.sub, newest)
-	if why == "" {
-		if f.badge, err = s.badgeOf(ctx, f); err != nil {
-			return false, fmt.Errorf("count unseen messages: %w", err)
-		}
-		if f.badge < 0 && f.slot.input.Topic == topicBadge {
-			why = SkippedUnknown
-		}
-	}
-	if why == "" {
-		return true, nil
-	}
-	s.metrics.skipped.WithLabelValues(why).Inc()
-	f.again, err = s.doneWith(ctx, f.slot)
-	return false, err
-}
-
-// freshCount is how long the count that came with an event is taken for that of now. A later change of it
-// has a slot of its own, which is sent after.
-const freshCount = time.Second
-
-// badgeOf is the count for a flight.
-func (s *Service) badgeOf(ctx context.Context, f *flight) (int, error) {
-	in := f.slot.input
-	known := -1
-	if in.Folder == "INBOX" || in.Folder == "" {
-		known = in.Unseen
-	}
-	fresh := known >= 0 && f.sent.Sub(db.Time(in.AcceptedMS)) < freshCount
-	if s.count == nil || fresh && f.sub.Accounts == 1 {
-		return known, nil
-	}
-	n, err := s.count(ctx, f.sub.ID)
-	if n < 0 {
-		n = known
-	}
-	return n, err
 }
 
 // send has the transport send the state, or says why it is not sent at all.
