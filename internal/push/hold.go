@@ -88,7 +88,10 @@ func (s *Service) hold(v slot, sub subscription.Subscription, now time.Time) (un
 		later(end, HeldQuiet)
 	}
 	// Nothing waits longer than it is worth sending: it is dropped then, and that is told.
-	if until.After(v.expires) {
+	if !v.expires.After(now) {
+		return time.Time{}, ""
+	}
+	if until.After(v.expires) && why != HeldBackoff {
 		until = v.expires
 	}
 	return until, why

@@ -413,3 +413,21 @@ func TestReconsider(t *testing.T) {
 		want(t, "sent", provider.sent("phone"), []int64{1, 1})
 	})
 }
+
+// TestQuietTooLong: what its quiet hours outlive is dropped when its time is over, and said to be.
+func TestQuietTooLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, sqliteURL(t), 1)
+		sub := r.subscribeWith(&subscription.Policy{Quiet: &subscription.QuietHours{
+			TimeZone: "UTC", Windows: []subscription.Window{{From: "22:00", To: "07:00"}},
+		}}, nil, "apns", "phone")
+		provider := newScript("apns", nil)
+		s := r.service(func(c *Config) { patient(c); c.NewMailTTL = 2 * time.Hour }, provider)
+		r.start(s)
+		s.Wake(r.mail(s, 1, Input{}, false))
+		advance(3 * time.Hour)
+		want(t, "trace", r.outcomes(s, sub), "1:refused/expired")
+		want(t, "requests", len(provider.sends), 0)
+		want(t, "dirty", s.sched.dirty(), 0.0)
+	})
+}

@@ -113,7 +113,8 @@ const (
 		next_try_ms = excluded.next_try_ms`
 	sqlOutcomes = `SELECT version, attempt, outcome, status, reason, provider_id, accepted_ms, sent_ms, answered_ms, next_try_ms
 		FROM outcomes WHERE subscription_id = ? ORDER BY answered_ms DESC, version DESC, attempt DESC LIMIT ?`
-	sqlPending = `SELECT attempt, not_before_ms FROM slots WHERE subscription_id = ? AND version > sent_version`
+	sqlPending = `SELECT attempt, not_before_ms FROM slots WHERE subscription_id = ? AND version > sent_version
+		ORDER BY attempt DESC, not_before_ms LIMIT 1`
 )
 
 // traceLength is how many outcomes are kept of a device.

@@ -150,6 +150,9 @@ func day(t *testing.T, w *world) {
 	w.waitFor("the browser needs nothing", func() bool {
 		return strings.Contains(w.metrics(), `posthorn_push_skipped_total{reason="updates_not_wanted"}`)
 	})
+	w.waitFor("the tablet knows the count", func() bool {
+		return strings.Contains(w.metrics(), `posthorn_push_skipped_total{reason="count_already_sent"}`)
+	})
 
 	// A provider's "gone" removes the tablet and nothing else.
 	w.apns.Unregister(tablet.target, time.Now().Add(time.Minute))
