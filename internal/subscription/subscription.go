@@ -23,6 +23,7 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+	"unique"
 
 	"github.com/posthorn-mail/posthorn/internal/account"
 	"github.com/posthorn-mail/posthorn/internal/bus"
@@ -211,8 +212,17 @@ func scan(scan func(...any) error, v *Subscription, more ...any) error {
 		return err
 	}
 	v.Created, v.Expires = db.Time(created), db.Time(expires)
+	// Thousands of subscriptions are held that say the same.
+	v.Client, v.Token.Transport = unique.Make(v.Client).Value(), unique.Make(v.Token.Transport).Value()
+	if topics == usualTopics {
+		v.Topics = []string{TopicNewMail}
+		return nil
+	}
 	return json.Unmarshal([]byte(topics), &v.Topics)
 }
+
+// usualTopics are the topics of nearly all subscriptions, as their column has them.
+const usualTopics = `["` + TopicNewMail + `"]`
 
 func scanRows(rows *sql.Rows, err error) ([]Subscription, error) {
 	if err != nil {
