@@ -187,7 +187,9 @@ func (h *Handler) accept(ctx context.Context, speaker tenant.Speaker, n notifica
 	if err != nil {
 		return answer{}, err
 	}
-	h.log.DebugContext(ctx, "notification", slog.Any("event", ev), slog.String("result", string(result)))
+	if h.log.Enabled(ctx, slog.LevelDebug) { // else the event is not worth its way to the heap
+		h.log.DebugContext(ctx, "notification", slog.Any("event", ev), slog.String("result", string(result)))
+	}
 	if result == dispatch.OtherFolder {
 		return answer{Success: true, Result: resultIgnored, Reason: string(result)}, nil
 	}

@@ -126,6 +126,9 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 	if err != nil {
 		return err
 	}
+	if err := tenants.Join(ctx, s.bus, s.log); err != nil { // ends with the bus
+		return err
+	}
 	accounts := account.New(account.Config{
 		DB: s.db, Keys: s.state.keys, Tenants: tenants, Log: s.log, Now: now,
 		SessionLifetime: time.Duration(cfg.Sessions.Lifetime), MaxSessions: cfg.Sessions.MaxPerUser,
