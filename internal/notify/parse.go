@@ -224,6 +224,9 @@ func author(raw string) (sender, address string) {
 // turn the reading direction (a name could hide its end with them), at most size bytes, cut between
 // characters as people see them.
 func clean(s string, size int) string {
+	if len(s) <= size && isClean(s) {
+		return s
+	}
 	var b strings.Builder
 	space := false
 	for _, r := range strings.ToValidUTF8(s, "\uFFFD") {
@@ -241,6 +244,18 @@ func clean(s string, size int) string {
 		b.WriteRune(r)
 	}
 	return cut(b.String(), size)
+}
+
+// isClean reports what most texts are: printable ASCII with single spaces inside.
+func isClean(s string) bool {
+	last := byte(' ')
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' || s[i] == ' ' && last == ' ' {
+			return false
+		}
+		last = s[i]
+	}
+	return s == "" || last != ' '
 }
 
 // cut shortens s to at most size bytes, between two grapheme clusters; inside one only when the first is

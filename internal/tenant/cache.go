@@ -8,13 +8,18 @@ import (
 	"log/slog"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/bus"
 	"github.com/posthorn-mail/posthorn/internal/db"
 )
 
-// maxCached bounds the entries of each cache.
-const maxCached = 12288
+const (
+	// maxCached bounds the entries of each cache.
+	maxCached = 12288
+	// lookUpTimeout is how long who speaks may wait to be known: Dovecot gives up after 2 s.
+	lookUpTimeout = 1500 * time.Millisecond
+)
 
 // cache is what a notification asks: who speaks, and whom he means.
 type cache struct {
@@ -64,6 +69,8 @@ func (s *Store) speaker(ctx context.Context, login string) (h hostRow, known boo
 	}
 	h, ok, changes := s.cache.speakers.Get(login)
 	if !ok {
+		ctx, cancel := context.WithTimeout(ctx, lookUpTimeout)
+		defer cancel()
 		err := scanHost(s.db.QueryRow(ctx, sqlMailHostByNotifier, login).Scan, &h)
 		if err != nil && !errors.Is(err, sql.ErrNoRows) {
 			return hostRow{}, false, fmt.Errorf("find notify credential: %w", err)
@@ -142,6 +149,8 @@ const (
 )
 
 func (s *Store) lastChange(ctx context.Context) (n int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, lookUpTimeout)
+	defer cancel()
 	return n, s.db.QueryRow(ctx, sqlLastChange).Scan(&n)
 }
 
