@@ -96,13 +96,13 @@ func (s state) with(ev event.Event, ms int64) (next state, fresh, older bool) {
 
 // count is the number of unseen messages in the INBOX; negative is unknown.
 func (s state) count() int {
-	n, touched := -1, int64(-1)
+	var last folder
 	for _, f := range s.folders {
-		if f.Name == event.Inbox && f.Touched > touched {
-			n, touched = f.Count-1, f.Touched
+		if f.Name == event.Inbox && cmp.Or(cmp.Compare(f.Touched, last.Touched), cmp.Compare(f.Validity, last.Validity)) >= 0 {
+			last = f
 		}
 	}
-	return n
+	return last.Count - 1
 }
 
 // same reports whether nothing is known in s that was not known before.

@@ -282,7 +282,7 @@ func (b *bench) try(t *testing.T, r *rig, tr Transport, row answerRow, answer fa
 	if row.slot == slotAgain {
 		_, _, next, err := s.Pending(t.Context(), sub.ID)
 		must(t, err)
-		// The jitter of a first try is below 20 s, and ends may be rounded to milliseconds.
+		// The jitter of a first try is below 20 s.
 		if wait := next.Sub(before); wait < row.wait || wait > row.wait+25*time.Second {
 			t.Errorf("tried again after %v, want %v", wait, row.wait)
 		}

@@ -152,9 +152,12 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 	if err != nil {
 		return err
 	}
-	s.listen = listen.New(listen.Config{
-		Subscriptions: subs, Tenants: tenants, Dovecot: &dovecot.Source{Accounts: accounts, Tenants: tenants}, Log: s.log, Now: now,
+	s.listen, err = listen.New(listen.Config{
+		Subscriptions: subs, Tenants: tenants, Dovecot: &dovecot.Source{Accounts: accounts, Tenants: tenants}, Log: s.log, Metrics: reg, Now: now,
 	})
+	if err != nil {
+		return err
+	}
 	dispatcher := dispatch.New(s.db, subs, s.push, now)
 	s.push.CountWith(dispatcher.Unseen)
 	notifier, err := notify.New(tenants, dispatcher, s.log, reg, now)
@@ -187,7 +190,8 @@ func newHTTPServer(h http.Handler, log *slog.Logger) *http.Server {
 func (s *Server) internalMux(notifier http.Handler, reg *prometheus.Registry) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(notify.Path, notifier)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{Registry: reg}))
+	// Compressing would save a few kilobytes on a local network, and hold two megabytes here.
+	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{Registry: reg, DisableCompression: true}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { writeStatus(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)

@@ -23,6 +23,7 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+	"unique"
 
 	"github.com/posthorn-mail/posthorn/internal/account"
 	"github.com/posthorn-mail/posthorn/internal/bus"
@@ -286,7 +287,11 @@ func scan(scan func(...any) error, v *Subscription, more ...any) error {
 		return err
 	}
 	v.HasKeys, v.Created, v.Expires = keys == 1, db.Time(created), db.Time(expires)
-	if err := json.Unmarshal([]byte(topics), &v.Topics); err != nil {
+	// Thousands of subscriptions are held that say the same.
+	v.Client, v.Token.Transport = unique.Make(v.Client).Value(), unique.Make(v.Token.Transport).Value()
+	if topics == usualTopics {
+		v.Topics = []string{TopicNewMail}
+	} else if err := json.Unmarshal([]byte(topics), &v.Topics); err != nil {
 		return fmt.Errorf("decode topics: %w", err)
 	}
 	if v.Policy = nil; policy == "" {
@@ -297,6 +302,9 @@ func scan(scan func(...any) error, v *Subscription, more ...any) error {
 	}
 	return nil
 }
+
+// usualTopics are the topics of nearly all subscriptions, as their column has them.
+const usualTopics = `["` + TopicNewMail + `"]`
 
 func scanRows(rows *sql.Rows, err error) ([]Subscription, error) {
 	if err != nil {
