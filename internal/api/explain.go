@@ -159,7 +159,7 @@ func (a *API) deviceGates(ctx context.Context, sub subscription.Subscription) ([
 func rulesGate(sub subscription.Subscription) push.Gate {
 	g := push.Gate{Name: "rules", State: push.GateOpen, Detail: "new mail of the INBOX alerts"}
 	switch d := dispatch.Decide(sub, event.Event{Folder: event.Inbox}); {
-	case d.Reason == dispatch.ReasonOtherFolder:
+	case d.Reason == dispatch.ByOtherFolder:
 		g.State, g.Detail = push.GateClosed, "the device asks for no news of the INBOX, but for other folders"
 		g.Do = "choose the folders in the app"
 	case d.Notify != subscription.Alert:

@@ -19,16 +19,16 @@ type Decision struct {
 
 // The gates, in the order in which they are asked.
 const (
-	// ReasonOtherFolder: no topic and no rule of the device names the folder.
-	ReasonOtherFolder = "other_folder"
-	// ReasonFolderRule: a rule for the folder.
-	ReasonFolderRule = "folder_rule"
-	// ReasonVIP: the sender is one of the device's VIPs.
-	ReasonVIP = "vip"
-	// ReasonSenderRule: a rule for the sender.
-	ReasonSenderRule = "sender_rule"
-	// ReasonTopic: a topic of the device names the folder, and no rule says otherwise.
-	ReasonTopic = "topic"
+	// ByOtherFolder: no topic and no rule of the device names the folder.
+	ByOtherFolder = "other_folder"
+	// ByFolderRule: a rule for the folder.
+	ByFolderRule = "folder_rule"
+	// ByVIP: the sender is one of the device's VIPs.
+	ByVIP = "vip"
+	// BySenderRule: a rule for the sender.
+	BySenderRule = "sender_rule"
+	// ByTopic: a topic of the device names the folder, and no rule says otherwise.
+	ByTopic = "topic"
 )
 
 // Decide asks a subscription's topics and policy. When it alerts, and whether it is held back, is the
@@ -39,10 +39,10 @@ func Decide(sub subscription.Subscription, ev event.Event) Decision {
 		return d
 	}
 	if sub.Policy.VIP(ev.Address) {
-		return Decision{Notify: subscription.Alert, VIP: true, Reason: ReasonVIP}
+		return Decision{Notify: subscription.Alert, VIP: true, Reason: ByVIP}
 	}
 	if n, ok := sub.Policy.SenderNotify(ev.Address); ok {
-		return Decision{Notify: n, Reason: ReasonSenderRule}
+		return Decision{Notify: n, Reason: BySenderRule}
 	}
 	return d
 }
@@ -50,12 +50,12 @@ func Decide(sub subscription.Subscription, ev event.Event) Decision {
 // folderOf is what holds for a folder before the sender is looked at.
 func folderOf(sub subscription.Subscription, folder string) Decision {
 	if n, ok := sub.Policy.FolderNotify(folder); ok {
-		return Decision{Notify: n, Reason: ReasonFolderRule}
+		return Decision{Notify: n, Reason: ByFolderRule}
 	}
 	if slices.Contains(sub.Topics, subscription.TopicFor(folder)) {
-		return Decision{Notify: subscription.Alert, Reason: ReasonTopic}
+		return Decision{Notify: subscription.Alert, Reason: ByTopic}
 	}
-	return Decision{Notify: subscription.Nothing, Reason: ReasonOtherFolder}
+	return Decision{Notify: subscription.Nothing, Reason: ByOtherFolder}
 }
 
 // plan is what an event means for the devices of a user. A device may be in several lists.
@@ -98,7 +98,7 @@ func planFor(subs []subscription.Subscription, ev event.Event, now time.Time) (p
 			}
 		case d.Notify == subscription.Badge && takes:
 			p.badge = append(p.badge, sub)
-		case d.Reason != ReasonOtherFolder:
+		case d.Reason != ByOtherFolder:
 			p.muted = true
 		}
 	}

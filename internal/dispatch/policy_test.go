@@ -27,22 +27,22 @@ func TestDecide(t *testing.T) {
 		folder, address string
 		want            Decision
 	}{
-		{plain, "INBOX", "x@example.org", Decision{"alert", false, ReasonTopic}},
-		{plain, "Work", "", Decision{"alert", false, ReasonTopic}},
-		{plain, "Other", "", Decision{"none", false, ReasonOtherFolder}},
-		{sub, "INBOX", "x@example.net", Decision{"alert", false, ReasonTopic}},
-		{sub, "INBOX", "", Decision{"alert", false, ReasonTopic}},
-		{sub, "INBOX", "x@example.org", Decision{"badge", false, ReasonSenderRule}},
-		{sub, "INBOX", "bot@example.net", Decision{"none", false, ReasonSenderRule}},
-		{sub, "Work", "x@example.net", Decision{"badge", false, ReasonFolderRule}},
-		{sub, "Work", "loud@example.org", Decision{"alert", false, ReasonSenderRule}},
-		{sub, "Lists/go", "x@example.net", Decision{"alert", false, ReasonFolderRule}},
-		{sub, "Lists", "x@example.net", Decision{"none", false, ReasonOtherFolder}},
+		{plain, "INBOX", "x@example.org", Decision{"alert", false, ByTopic}},
+		{plain, "Work", "", Decision{"alert", false, ByTopic}},
+		{plain, "Other", "", Decision{"none", false, ByOtherFolder}},
+		{sub, "INBOX", "x@example.net", Decision{"alert", false, ByTopic}},
+		{sub, "INBOX", "", Decision{"alert", false, ByTopic}},
+		{sub, "INBOX", "x@example.org", Decision{"badge", false, BySenderRule}},
+		{sub, "INBOX", "bot@example.net", Decision{"none", false, BySenderRule}},
+		{sub, "Work", "x@example.net", Decision{"badge", false, ByFolderRule}},
+		{sub, "Work", "loud@example.org", Decision{"alert", false, BySenderRule}},
+		{sub, "Lists/go", "x@example.net", Decision{"alert", false, ByFolderRule}},
+		{sub, "Lists", "x@example.net", Decision{"none", false, ByOtherFolder}},
 		// A VIP is heard before any rule for senders, and in each folder that is told of at all.
-		{sub, "INBOX", "Boss@Example.com", Decision{"alert", true, ReasonVIP}},
-		{sub, "Work", "boss@example.com", Decision{"alert", true, ReasonVIP}},
-		{sub, "Junk", "boss@example.com", Decision{"none", false, ReasonFolderRule}},
-		{sub, "Other", "boss@example.com", Decision{"none", false, ReasonOtherFolder}},
+		{sub, "INBOX", "Boss@Example.com", Decision{"alert", true, ByVIP}},
+		{sub, "Work", "boss@example.com", Decision{"alert", true, ByVIP}},
+		{sub, "Junk", "boss@example.com", Decision{"none", false, ByFolderRule}},
+		{sub, "Other", "boss@example.com", Decision{"none", false, ByOtherFolder}},
 	} {
 		if got := Decide(c.sub, event.Event{Folder: c.folder, Address: c.address}); got != c.want {
 			t.Errorf("%s from %q: %+v, want %+v", c.folder, c.address, got, c.want)

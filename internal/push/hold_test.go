@@ -177,6 +177,7 @@ func TestQuietHoursHold(t *testing.T) {
 		advance(5*time.Hour + 59*time.Minute)
 		want(t, "sent by 6:59", sent(), []string{"3 at 1h0m0s"})
 		want(t, "pending", r.pending(s, sub), true)
+		want(t, "late", s.sched.usage(time.Now()).oldest, time.Duration(0))
 		advance(time.Minute)
 		want(t, "sent", sent(), []string{"3 at 1h0m0s", "2 at 7h0m0s"})
 		if provider.sends[0].Collapse == provider.sends[1].Collapse {

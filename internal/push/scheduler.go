@@ -292,6 +292,14 @@ func (s *scheduler) done(e *entry, dirty bool, next time.Time) {
 	s.wake()
 }
 
+// hold ends a flight that did not begin, for it need not before a time: from then on only it is late.
+func (s *scheduler) hold(e *entry, until time.Time) {
+	s.mu.Lock()
+	e.since = until.UnixMilli()
+	s.mu.Unlock()
+	s.done(e, true, until) // it waits, and so does what comes meanwhile
+}
+
 // hurry has a slot that waits looked at now. What the table says it must wait for, it does.
 func (s *scheduler) hurry(id slotID) {
 	s.mu.Lock()

@@ -135,7 +135,7 @@ func (s *Service) load(ctx context.Context, e *entry, flights *sync.WaitGroup) {
 	case f.held != "":
 		e.stumbles = 0
 		s.metrics.held.WithLabelValues(f.held).Inc()
-		s.sched.done(e, true, f.until) // it waits, and so does what comes meanwhile
+		s.sched.hold(e, f.until)
 	case f.skipped != "":
 		flights.Go(func() { s.skip(ctx, e, f) })
 	default:
