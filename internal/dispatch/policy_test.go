@@ -15,7 +15,9 @@ func TestDecide(t *testing.T) {
 		Policy: &subscription.Policy{
 			Folders: []subscription.FolderRule{{Folder: "Work", Notify: "badge"}, {Folder: "Lists/*", Notify: "alert"}, {Folder: "Junk", Notify: "none"}},
 			Senders: []subscription.SenderRule{
-				{Sender: "loud@example.org", Notify: "alert"}, {Sender: "@example.org", Notify: "badge"}, {Sender: "bot@example.net", Notify: "none"},
+				{Sender: "loud@example.org", Notify: "alert"},
+				{Sender: "@example.org", Notify: "badge"},
+				{Sender: "bot@example.net", Notify: "none"},
 				{Sender: "boss@example.com", Notify: "none"},
 			},
 			VIPs: []string{"boss@example.com"},

@@ -199,8 +199,7 @@ func (h *Handler) accept(ctx context.Context, speaker tenant.Speaker, n notifica
 	if h.log.Enabled(ctx, slog.LevelDebug) { // else the event is not worth its way to the heap
 		h.log.DebugContext(ctx, "notification", slog.Any("event", ev), slog.String("result", string(result)))
 	}
-	switch result {
-	case dispatch.OtherFolder, dispatch.Muted, dispatch.Unchanged:
+	if result == dispatch.OtherFolder || result == dispatch.Muted || result == dispatch.Unchanged {
 		return answer{Success: true, Result: resultIgnored, Reason: string(result)}, nil
 	}
 	return answer{Success: true, Result: string(result)}, nil

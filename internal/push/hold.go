@@ -80,7 +80,7 @@ func (s *Service) hold(v slot, sub subscription.Subscription, now time.Time) (un
 		later(last, HeldCoalesce)
 	}
 	later(v.allowed(sub.Token.Transport), HeldAllowance)
-	if !v.input.silent() && !(v.input.VIP && sub.Policy.Breaks()) {
+	if breaks := v.input.VIP && sub.Policy.Breaks(); !v.input.silent() && !breaks {
 		end := sub.Policy.Until(now)
 		if most := now.Add(relook); end.After(most) {
 			end = most

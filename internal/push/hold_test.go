@@ -258,7 +258,7 @@ func TestBadge(t *testing.T) {
 		advance(time.Minute)
 		want(t, "sent", sent(), []string{"5 at 20s"})
 		n := provider.sends[0]
-		want(t, "count", []any{n.Badge, n.Input.Topic, n.Expires.Sub(time.Now()) < time.Hour}, []any{1, topicBadge, true})
+		want(t, "count", []any{n.Badge, n.Input.Topic, time.Until(n.Expires) < time.Hour}, []any{1, topicBadge, true})
 
 		r.badge(s, 0)
 		advance(time.Second)

@@ -65,9 +65,21 @@ func TestGolden(t *testing.T) {
 	}
 	b := newBench(t, PrivacyFull)
 	for _, c := range []struct{ privacy, name string }{
-		{"full", ""}, {"full", "-short"}, {"full", "-bare"}, {"full", "-read"}, {"sender", ""}, {"sender", "-bare"}, {"none", ""},
-		{"full", "-vip"}, {"full", "-clear"}, {"full", "-clear-uncounted"}, {"full", "-badge"},
-		{"sealed", ""}, {"sealed", "-short"}, {"sealed", "-clear"}, {"sealed", "-badge"},
+		{"full", ""},
+		{"full", "-short"},
+		{"full", "-bare"},
+		{"full", "-read"},
+		{"sender", ""},
+		{"sender", "-bare"},
+		{"none", ""},
+		{"full", "-vip"},
+		{"full", "-clear"},
+		{"full", "-clear-uncounted"},
+		{"full", "-badge"},
+		{"sealed", ""},
+		{"sealed", "-short"},
+		{"sealed", "-clear"},
+		{"sealed", "-badge"},
 	} {
 		b.apns.Privacy, b.fcm.Privacy, b.webpush.Privacy = Privacy(c.privacy), Privacy(c.privacy), Privacy(c.privacy)
 		for _, tr := range b.transports() {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"strings"
@@ -24,7 +25,7 @@ func (w *world) configure(old, replacement string) {
 	if !bytes.Contains(raw, []byte(old)) {
 		w.tb.Fatalf("%q is not in the configuration", old)
 	}
-	must(w.tb, os.WriteFile(w.config, bytes.Replace(raw, []byte(old), []byte(replacement), 1), 0o600))
+	must(w.tb, os.WriteFile(w.config, bytes.Replace(raw, []byte(old), []byte(replacement), 1), 0o600)) //nolint:gosec // the test's own
 }
 
 // tell reports an event as a mail server with the wider driver does.
@@ -70,9 +71,7 @@ func (w *world) payload(p phone) payload {
 			out[key] = fmt.Sprintf("%.0f", number)
 		}
 	}
-	for key, text := range v.Data {
-		out[key] = text
-	}
+	maps.Copy(out, v.Data)
 	if p.transport == "apns" {
 		out["sender"], out["subject"] = v.APS.Alert.Title, v.APS.Alert.Body
 		if v.APS.Badge != nil {

@@ -40,11 +40,15 @@ func TestQuietHours(t *testing.T) {
 		{"another zone", quiet("America/New_York", night), "2026-11-23T03:00:00Z", "2026-11-23T12:00:00Z"},
 		{"a half-hour zone", quiet("Asia/Kolkata", night), "2026-11-22T16:30:00Z", "2026-11-23T01:30:00Z"},
 		{"across the date line", quiet("Pacific/Kiritimati", night), "2026-11-22T08:00:00Z", "2026-11-22T17:00:00Z"},
-		{"the day is that of the beginning", berlin(subscription.Window{Days: []string{"sun"}, From: "22:00", To: "07:00"}),
-			"2026-11-23T01:00:00+01:00", "2026-11-23T07:00:00+01:00"},
+		{
+			"the day is that of the beginning", berlin(subscription.Window{Days: []string{"sun"}, From: "22:00", To: "07:00"}),
+			"2026-11-23T01:00:00+01:00", "2026-11-23T07:00:00+01:00",
+		},
 		{"not that of the end", berlin(subscription.Window{Days: []string{"mon"}, From: "22:00", To: "07:00"}), "2026-11-23T01:00:00+01:00", ""},
-		{"from is to: a whole day", berlin(subscription.Window{Days: []string{"sun"}, From: "09:00", To: "09:00"}),
-			"2026-11-23T08:00:00+01:00", "2026-11-23T09:00:00+01:00"},
+		{
+			"from is to: a whole day", berlin(subscription.Window{Days: []string{"sun"}, From: "09:00", To: "09:00"}),
+			"2026-11-23T08:00:00+01:00", "2026-11-23T09:00:00+01:00",
+		},
 		{"windows that adjoin are one silence", berlin(weekend, saturday), "2026-11-20T19:00:00+01:00", "2026-11-23T00:00:00+01:00"},
 		{"so are those that overlap", berlin(weekend, saturday, night), "2026-11-20T19:00:00+01:00", "2026-11-23T07:00:00+01:00"},
 		// 29 March 2026, 02:00 becomes 03:00; 25 October, 03:00 becomes 02:00.
@@ -53,8 +57,10 @@ func TestQuietHours(t *testing.T) {
 		{"02:30 the first time", berlin(night), "2026-10-25T02:30:00+02:00", "2026-10-25T07:00:00+01:00"},
 		{"02:30 the second time", berlin(night), "2026-10-25T02:30:00+01:00", "2026-10-25T07:00:00+01:00"},
 		// In Cairo there is no midnight on 24 April 2026, a Friday: 00:00 becomes 01:00.
-		{"a day without midnight", quiet("Africa/Cairo", subscription.Window{Days: []string{"fri"}, From: "00:00", To: "06:00"}),
-			"2026-04-23T23:30:00Z", "2026-04-24T03:00:00Z"},
+		{
+			"a day without midnight", quiet("Africa/Cairo", subscription.Window{Days: []string{"fri"}, From: "00:00", To: "06:00"}),
+			"2026-04-23T23:30:00Z", "2026-04-24T03:00:00Z",
+		},
 		{"always", berlin(subscription.Window{From: "00:00", To: "24:00"}), "2026-11-22T12:00:00+01:00", "2026-12-01T00:00:00+01:00"},
 	} {
 		if err := c.policy.Check(); err != nil {
