@@ -64,7 +64,7 @@ func (s *Service) Explain(ctx context.Context, sub subscription.Subscription) ([
 	if _, _, p.notBefore, err = s.Pending(ctx, sub.ID); err != nil {
 		return nil, fmt.Errorf("read slot: %w", err)
 	}
-	p.breaker, p.rests, p.flying = s.sched.position(id, s.laneOf(sub))
+	p.breaker, p.rests, p.flying = s.sched.position(s.due(id, sub, time.Time{}))
 	p.frozen = s.pruning.isFrozen(s.labels(sub))
 
 	t := s.transport(sub.Token.Transport)
@@ -182,11 +182,15 @@ func (p position) lastWords() string {
 }
 
 // position tells how the lane of a slot stands, and whether the slot is in flight.
-func (s *scheduler) position(id slotID, lane string) (b breaker, rests time.Time, inFlight bool) {
+func (s *scheduler) position(d Due) (b breaker, rests time.Time, inFlight bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := s.lanes[lane]
-	if e := s.entries[id]; e != nil {
+	l := s.lanes[d.lane]
+	var slot entry
+	if !s.entries.name(&slot, d.id, d.device) {
+		return breakerClosed, time.Time{}, false
+	}
+	if e := s.entries.find(&slot); e != nil {
 		l, inFlight = e.app.tenant.lane, e.state == flying // it may be one that many share
 	}
 	if l == nil {

@@ -114,6 +114,6 @@ func TestLanesDoNotGrow(t *testing.T) {
 		}
 		synctest.Wait()
 		want(t, "lanes", lanesLeft(s), 0)
-		want(t, "entries", len(s.sched.entries), 0)
+		want(t, "entries", s.sched.entries.length, 0)
 	})
 }

@@ -78,7 +78,7 @@ const (
 		ON CONFLICT DO NOTHING`
 	sqlSlot = `SELECT version, sent_version, input, attempt, tries, expires_ms, strikes, struck_ms, burst_ms FROM slots
 		WHERE subscription_id = ? AND collapse_key = ?`
-	sqlDirtySlots = `SELECT s.subscription_id, s.collapse_key, s.first_dirty_ms, s.not_before_ms, b.context_id, b.client, b.transport, b.target
+	sqlDirtySlots = `SELECT s.subscription_id, s.collapse_key, s.first_dirty_ms, s.not_before_ms, b.context_id, b.client, b.transport, b.target, b.token_hash
 		FROM slots s JOIN subscriptions b ON b.id = s.subscription_id WHERE s.version > s.sent_version ORDER BY s.first_dirty_ms`
 	// sqlSettleSlot ends one try: sent_version moves up to what was sent or dropped.
 	sqlSettleSlot = `UPDATE slots SET sent_version = CASE WHEN sent_version < ? THEN ? ELSE sent_version END,
@@ -151,7 +151,7 @@ func (s *Service) loadSlot(ctx context.Context, id slotID) (slot, error) {
 
 // due is a slot that became dirty at a time, to be sent at once.
 func (s *Service) due(id slotID, sub subscription.Subscription, since time.Time) Due {
-	return Due{id: id, lane: s.laneOf(sub), context: sub.User.Context, client: sub.Client, since: since}
+	return Due{id: id, lane: s.laneOf(sub), context: sub.User.Context, client: sub.Client, device: sub.Device, since: since}
 }
 
 // wakeDirty wakes what was accepted but not sent: at start, all that a crash left. It returns how many.
@@ -165,13 +165,12 @@ func (s *Service) wakeDirty(ctx context.Context) (n int, err error) {
 		var id slotID
 		var sub subscription.Subscription
 		var since, notBefore int64
-		err := rows.Scan(&id.subscription, &id.key, &since, &notBefore, &sub.User.Context, &sub.Client, &sub.Token.Transport, &sub.Token.Target)
+		var hash string
+		err := rows.Scan(&id.subscription, &id.key, &since, &notBefore, &sub.User.Context, &sub.Client, &sub.Token.Transport, &sub.Token.Target, &hash)
 		if err != nil {
 			return n, fmt.Errorf("find unsent slots: %w", err)
 		}
-		if id.key == collapseKeyMail {
-			id.key = collapseKeyMail // one string for all, not one for each
-		}
+		sub.Device = subscription.DeviceOf(hash)
 		d := s.due(id, sub, db.Time(since))
 		d.at = db.Time(notBefore)
 		s.sched.add([]Due{d})

@@ -112,7 +112,7 @@ type flight struct {
 // load reads a slot that is to be sent, and begins its flight. A few goroutines do it for all: more could not
 // read at once anyway, and reading takes deep stacks, which a thousand waiting flights would keep.
 func (s *Service) load(ctx context.Context, e *entry, flights *sync.WaitGroup) {
-	f, dirty, err := s.read(ctx, e.id)
+	f, dirty, err := s.read(ctx, s.sched.id(e))
 	switch {
 	case err != nil && ctx.Err() != nil:
 		s.sched.done(e, true, s.Now()) // stopping
