@@ -42,13 +42,14 @@ type position struct {
 	flying    bool
 	breaker   breaker
 	rests     time.Time
+	node      string
 	frozen    bool
 }
 
 // Explain walks the gates between a state and the device of a subscription, in the order that a notification
 // passes them, and says of each whether it is open.
 func (s *Service) Explain(ctx context.Context, sub subscription.Subscription) ([]Gate, error) {
-	p := position{sub: sub, now: s.Now()}
+	p := position{sub: sub, now: s.Now(), node: s.Node}
 	trace, err := s.Trace(ctx, sub.ID)
 	if err != nil {
 		return nil, fmt.Errorf("read trace: %w", err)
@@ -134,6 +135,9 @@ func (p position) slotGate() Gate {
 		g.Do = "deliver one: if nothing changes here, the mail server does not report it"
 	case p.slot.version <= p.slot.sent:
 		g.Detail = "nothing waits: the newest state is dealt with"
+	case p.slot.owner != p.node:
+		g.State, g.Detail = GateUnknown, "the newest state is with another server on this database: its node-id is "+p.slot.owner
+		g.Do = "ask that server"
 	case p.flying:
 		g.Detail = "the newest state is on its way to the provider"
 	case !p.slot.expires.After(p.now):
