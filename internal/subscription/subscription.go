@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -69,6 +70,8 @@ type Subscription struct {
 	Topics  []string
 	Created time.Time
 	Expires time.Time // zero: never
+	// Device is the same for all subscriptions of one device. It never changes.
+	Device uint64
 }
 
 // Request asks for a subscription.
@@ -103,7 +106,7 @@ func New(d *db.DB, keys *seal.Keyring, allowed func(client string) bool, now fun
 func (s *Store) Allowed(client string) bool { return s.allowed(client) }
 
 const (
-	columns         = `id, context_id, user_id, client, transport, target, topics, created_ms, expires_ms`
+	columns         = `id, context_id, user_id, client, transport, target, topics, created_ms, expires_ms, token_hash`
 	sqlOtherOwners  = `DELETE FROM subscriptions WHERE transport = ? AND token_hash = ? AND device_hash <> ? AND NOT (context_id = ? AND user_id = ?) RETURNING context_id, user_id`
 	sqlCountDevices = `SELECT COUNT(*) FROM subscriptions WHERE context_id = ? AND user_id = ? AND NOT (transport = ? AND token_hash = ?)`
 	sqlPut          = `INSERT INTO subscriptions (id, context_id, user_id, client, transport, token_hash, token, target, device_hash,
@@ -188,6 +191,12 @@ func hashIdentity(t Token) string {
 	return hex.EncodeToString(sum[:])
 }
 
+// DeviceOf is the Subscription.Device of a token by its hash.
+func DeviceOf(tokenHash string) uint64 {
+	n, _ := strconv.ParseUint(tokenHash[:min(16, len(tokenHash))], 16, 64) // hashIdentity writes no other
+	return n
+}
+
 func tokenOwner(transport, hash string) string { return "token/" + transport + "/" + hash }
 
 func newID() string {
@@ -203,15 +212,15 @@ func isID(s string) bool {
 }
 
 func scan(scan func(...any) error, v *Subscription, more ...any) error {
-	var topics string
+	var topics, hash string
 	var created, expires int64
 	err := scan(append([]any{
-		&v.ID, &v.User.Context, &v.User.ID, &v.Client, &v.Token.Transport, &v.Token.Target, &topics, &created, &expires,
+		&v.ID, &v.User.Context, &v.User.ID, &v.Client, &v.Token.Transport, &v.Token.Target, &topics, &created, &expires, &hash,
 	}, more...)...)
 	if err != nil {
 		return err
 	}
-	v.Created, v.Expires = db.Time(created), db.Time(expires)
+	v.Created, v.Expires, v.Device = db.Time(created), db.Time(expires), DeviceOf(hash)
 	// Thousands of subscriptions are held that say the same.
 	v.Client, v.Token.Transport = unique.Make(v.Client).Value(), unique.Make(v.Token.Transport).Value()
 	if topics == usualTopics {

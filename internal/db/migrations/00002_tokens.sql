@@ -43,3 +43,13 @@ CREATE TABLE changes (
     name TEXT   PRIMARY KEY,
     last BIGINT NOT NULL
 );
+
+-- push; the servers on this database: process is which one has the id now, beat counts signs of life
+CREATE TABLE nodes (
+    id      TEXT   PRIMARY KEY,
+    process TEXT   NOT NULL,
+    beat    BIGINT NOT NULL
+);
+
+-- push; who sends the slot while it is dirty
+ALTER TABLE slots ADD COLUMN owner TEXT NOT NULL DEFAULT '';
