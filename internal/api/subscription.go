@@ -142,7 +142,7 @@ func (a *API) changeSubscription(r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	a.Push.Reconsider(sub.ID)
+	a.Push.Reconsider(sub)
 	view, err := a.view(r.Context(), sub, false)
 	return http.StatusOK, view, err
 }

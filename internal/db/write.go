@@ -90,6 +90,8 @@ func (d *DB) Write(ctx context.Context, fn func(context.Context, *Tx) error) err
 	select {
 	case <-d.closing:
 		return ErrClosed
+	case <-ctx.Done(): // it could win against the queue below
+		return fmt.Errorf("wait for the database: %w", context.Cause(ctx))
 	default:
 	}
 	if d.postgres {

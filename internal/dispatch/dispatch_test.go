@@ -70,7 +70,7 @@ func newRig(tb testing.TB, url string) *rig {
 	r := &rig{tb: tb, db: d, subs: subscription.New(d, keys, func(client string) bool { return client != "banned" }, time.Now)}
 	service, err := push.New(push.Config{
 		DB: d, Subscriptions: r.subs, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Now: time.Now,
-		NewMailTTL: time.Hour, MaxInFlight: 1,
+		NewMailTTL: time.Hour, MaxInFlight: 1, Node: "node", Lease: time.Minute,
 	})
 	must(tb, err)
 	r.Dispatcher = New(d, r.subs, service, time.Now)

@@ -128,7 +128,7 @@ func newRig(tb testing.TB, url string) *rig {
 	}
 	log := slog.New(slog.DiscardHandler)
 	service, err := push.New(push.Config{
-		DB: r.db, Subscriptions: subs, Log: log, Metrics: prometheus.NewRegistry(), Now: time.Now, NewMailTTL: time.Hour, MaxInFlight: 1,
+		DB: r.db, Subscriptions: subs, Log: log, Metrics: prometheus.NewRegistry(), Now: time.Now, NewMailTTL: time.Hour, MaxInFlight: 1, Node: "node", Lease: time.Minute,
 	})
 	must(tb, err)
 	r.Handler, err = New(r.tenants, dispatch.New(r.db, subs, service, time.Now), log, r.metrics, time.Now)

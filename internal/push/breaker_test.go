@@ -33,7 +33,7 @@ func round(t *testing.T, s *scheduler, now time.Time, v verdict) int {
 func crowd(perLane, first int) *scheduler {
 	s := newScheduler(perLane, func(string) Credential { return Credential{First: first} })
 	for i := range 5000 {
-		s.add([]Due{{id: slotID{fmt.Sprint(i), "k"}, lane: "apns/0"}})
+		s.add([]Due{{id: slotOf(i), lane: "apns/0"}})
 	}
 	return s
 }
@@ -63,7 +63,7 @@ func TestLimitFollowsConnection(t *testing.T) {
 		return Credential{First: 50, Most: func() int { return streams }}
 	})
 	for i := range 500 {
-		s.add([]Due{{id: slotID{fmt.Sprint(i), "k"}, lane: "apns/0"}})
+		s.add([]Due{{id: slotOf(i), lane: "apns/0"}})
 	}
 	now := time.Now()
 	for i, c := range []struct{ streams, most int }{{0, 50}, {7, 7}, {1, 1}, {30, 30}, {1000, 50}} {
@@ -77,7 +77,7 @@ func TestLimitFollowsConnection(t *testing.T) {
 func TestIdleLaneDoesNotGrow(t *testing.T) {
 	s := newScheduler(100, anyCredential)
 	now := time.Now()
-	s.add([]Due{{id: slotID{"1", "k"}, lane: "apns/0"}})
+	s.add([]Due{{id: slotOf(1), lane: "apns/0"}})
 	for range 50 {
 		now = now.Add(time.Second)
 		round(t, s, now, healthy)
@@ -179,7 +179,7 @@ func TestLateAnswersAreNoProbes(t *testing.T) {
 func TestNoBreakerForStrangers(t *testing.T) {
 	s := newScheduler(100, anyCredential)
 	for i := range 200 {
-		s.add([]Due{{id: slotID{fmt.Sprint(i), "k"}, lane: "webpush" + overflow}})
+		s.add([]Due{{id: slotOf(i), lane: "webpush" + overflow}})
 	}
 	now := time.Now()
 	for range 60 {

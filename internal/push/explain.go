@@ -43,13 +43,14 @@ type position struct {
 	flying  bool
 	breaker breaker
 	rests   time.Time
+	node    string
 	frozen  bool
 }
 
 // Explain walks the gates between a state and the device of a subscription, in the order that a notification
 // passes them, and says of each whether it is open.
 func (s *Service) Explain(ctx context.Context, sub subscription.Subscription) ([]Gate, error) {
-	p := position{sub: sub, now: s.Now()}
+	p := position{sub: sub, now: s.Now(), node: s.Node}
 	trace, err := s.Trace(ctx, sub.ID)
 	if err != nil {
 		return nil, fmt.Errorf("read trace: %w", err)
@@ -63,7 +64,7 @@ func (s *Service) Explain(ctx context.Context, sub subscription.Subscription) ([
 		return nil, err
 	}
 	p.until, p.held = s.hold(p.slot, sub, p.now)
-	p.breaker, p.rests, p.flying = s.sched.position(id, s.laneOf(sub))
+	p.breaker, p.rests, p.flying = s.sched.position(s.due(id, sub, time.Time{}))
 	p.frozen = s.pruning.isFrozen(s.labels(sub))
 
 	t := s.transport(sub.Token.Transport)
@@ -140,6 +141,9 @@ func (p position) slotGate() Gate {
 		g.Do = "deliver one: if nothing changes here, the mail server does not report it"
 	case p.slot.version <= p.slot.sent:
 		g.Detail = "nothing waits: the newest state is dealt with"
+	case p.slot.owner != p.node:
+		g.State, g.Detail = GateUnknown, "the newest state is with another server on this database: its node-id is "+p.slot.owner
+		g.Do = "ask that server"
 	case p.flying:
 		g.Detail = "the newest state is on its way to the provider"
 	case !p.slot.expires.After(p.now):
@@ -185,11 +189,15 @@ func (p position) lastWords() string {
 }
 
 // position tells how the lane of a slot stands, and whether the slot is in flight.
-func (s *scheduler) position(id slotID, lane string) (b breaker, rests time.Time, inFlight bool) {
+func (s *scheduler) position(d Due) (b breaker, rests time.Time, inFlight bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := s.lanes[lane]
-	if e := s.entries[id]; e != nil {
+	l := s.lanes[d.lane]
+	var slot entry
+	if !s.entries.name(&slot, d.id, d.device) {
+		return breakerClosed, time.Time{}, false
+	}
+	if e := s.entries.find(&slot); e != nil {
 		l, inFlight = e.app.tenant.lane, e.state == flying // it may be one that many share
 	}
 	if l == nil {

@@ -32,7 +32,7 @@ func TestCoalesce(t *testing.T) {
 		{"far apart", []time.Duration{0, 4 * time.Second, time.Minute}, []string{"1 at 0s", "2 at 4s", "3 at 1m0s"}},
 		{"a second one soon after", []time.Duration{0, time.Second}, []string{"1 at 0s", "2 at 4s"}},
 		{"a burst", []time.Duration{0, 1e9, 2e9, 3e9}, []string{"1 at 0s", "4 at 6s"}},
-		{"a storm", seconds(40), []string{"1 at 0s", "11 at 11s", "21 at 21s", "31 at 31s", "40 at 41s"}},
+		{"a storm", eachSecond(40), []string{"1 at 0s", "11 at 11s", "21 at 21s", "31 at 31s", "40 at 41s"}},
 		{"quiet again", []time.Duration{0, 1e9, 10e9, 11e9}, []string{"1 at 0s", "2 at 4s", "3 at 10s", "4 at 14s"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -55,8 +55,8 @@ func TestCoalesce(t *testing.T) {
 	}
 }
 
-// seconds is one mail in each of n seconds.
-func seconds(n int) (all []time.Duration) {
+// eachSecond is one mail in each of n seconds.
+func eachSecond(n int) (all []time.Duration) {
 	for i := range n {
 		all = append(all, time.Duration(i)*time.Second)
 	}
@@ -404,10 +404,10 @@ func TestReconsider(t *testing.T) {
 		want(t, "sent", provider.sent("phone"), []int64(nil))
 		_, err := r.subs.SetPolicy(t.Context(), user(1), sub.ID, subscription.Policy{})
 		must(t, err)
-		s.Reconsider(sub.ID)
+		s.Reconsider(sub)
 		synctest.Wait()
 		want(t, "sent", provider.sent("phone"), []int64{1})
-		s.Reconsider(sub.ID)
+		s.Reconsider(sub)
 		advance(4 * time.Minute)
 		want(t, "sent", provider.sent("phone"), []int64{1})
 		advance(time.Minute + time.Second)

@@ -72,12 +72,12 @@ type lane struct {
 	group      *group
 	credential Credential
 
-	tenants map[int64]*tenantTurn
-	ready   queue[*tenantTurn]
-	// runnable says that the lane is in its group's ring, alarm that its alarm is set.
-	runnable, alarm bool
-	inFlight        int
-	idleSince       time.Time // of a lane without slots
+	tenants   map[int64]*tenantTurn
+	ready     queue[*tenantTurn]
+	runnable  bool  // it is in its group's ring
+	alarm     entry // in the wheel while the lane waits for its time
+	inFlight  int
+	idleSince time.Time // of a lane without slots
 
 	// limit is how many may be in flight. It begins small and grows with each good answer, once the provider
 	// asked for less with one for each round trip (credit counts them); it halves at most once in a round
@@ -109,7 +109,9 @@ func newLane(name string, g *group, c Credential) *lane {
 	if c.First == 0 {
 		c.First = firstLimit
 	}
-	return &lane{name: name, group: g, credential: c, limit: c.First, pace: pace{perMinute: c.PerMinute}, tenants: map[int64]*tenantTurn{}}
+	l := &lane{name: name, group: g, credential: c, limit: c.First, pace: pace{perMinute: c.PerMinute}, tenants: map[int64]*tenantTurn{}}
+	l.alarm.app = &app{tenant: &tenantTurn{lane: l}} // where the wheel's entries have their lane
+	return l
 }
 
 // transportOf is the transport that a lane's name begins with.
@@ -124,20 +126,6 @@ func (l *lane) run() {
 		l.runnable = true
 		l.group.runnable.push(l)
 	}
-}
-
-// pick takes the first slot of the first app of the first context, and sends both to the back.
-func (l *lane) pick() *entry {
-	t := l.ready.pop()
-	a := t.ready.pop()
-	e := a.ready.pop()
-	if len(a.ready) > 0 {
-		t.ready.push(a)
-	}
-	if len(t.ready) > 0 {
-		l.ready.push(t)
-	}
-	return e
 }
 
 // permits is how many may be in flight at a time when the lane does not rest; perLane is the most.

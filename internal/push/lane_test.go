@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/outcome"
 )
 
@@ -114,6 +115,40 @@ func TestLanesDoNotGrow(t *testing.T) {
 		}
 		synctest.Wait()
 		want(t, "lanes", lanesLeft(s), 0)
-		want(t, "entries", len(s.sched.entries), 0)
+		want(t, "entries", s.sched.entries.length, 0)
+	})
+}
+
+// TestPermitUntilCommitted: what a crash can send twice is what was sent and is not yet committed, and that is
+// never more than a lane's permits, however fast the provider answers.
+func TestPermitUntilCommitted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const permits, users = 7, 30
+		r := newRig(t, sqliteURL(t), users)
+		provider := newScript("apns", nil)
+		provider.first = permits
+		s := r.service(func(c *Config) { c.MaxInFlight = permits }, provider)
+		stop := r.start(s)
+		synctest.Wait() // what it finds at the start would be settled before the hold
+		var due []Due
+		for id := range int64(users) {
+			r.subscribe(id+1, "apns", "a", fmt.Sprint("phone", id+1))
+			due = append(due, r.mail(s, id+1, Input{}, false)...)
+		}
+		hold, committed := make(chan struct{}), make(chan error)
+		go func() {
+			committed <- r.db.Write(t.Context(), func(context.Context, *db.Tx) error { <-hold; return nil })
+		}()
+		synctest.Wait()
+		s.Wake(due)
+		advance(time.Minute) // more than a try to commit may take
+		want(t, "sent while nothing is committed", len(provider.sends), permits)
+		want(t, "sent twice", provider.double, false)
+		close(hold)
+		must(t, <-committed)
+		advance(time.Minute)
+		want(t, "dirty", s.sched.dirty(), 0.0)
+		want(t, "sends", len(provider.sends), users)
+		stop()
 	})
 }

@@ -133,12 +133,12 @@ type laneUsage struct {
 func (s *scheduler) usage(now time.Time) usage {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	u := usage{dirty: len(s.entries), lanes: map[laneLabels]laneUsage{}}
-	oldest := now.UnixMilli()
-	for _, e := range s.entries {
+	u := usage{dirty: s.entries.length, lanes: map[laneLabels]laneUsage{}}
+	oldest := seconds(now)
+	for e := range s.entries.all {
 		oldest = min(oldest, e.since)
 	}
-	u.oldest = time.Duration(now.UnixMilli()-oldest) * time.Millisecond
+	u.oldest = time.Duration(seconds(now)-oldest) * time.Second
 	for _, l := range s.lanes {
 		c := laneLabels{transportOf(l.name), l.credential.Name}
 		sum := u.lanes[c]

@@ -86,6 +86,11 @@ type Config struct {
 	Coalesce, CoalesceMax, BadgeDelay time.Duration
 	// MaxInFlight bounds the unanswered requests of a lane, whose own limit moves between 1 and it.
 	MaxInFlight int
+	// Node names this server among those on the same database. It is the same after a restart, so that a server
+	// need not wait for itself.
+	Node string
+	// Lease is how long the others wait for a sign of life before they send what this server owns.
+	Lease time.Duration
 }
 
 // Service is the slots and what empties them.
@@ -95,13 +100,14 @@ type Service struct {
 	metrics *metrics
 	pruning pruneGuard
 	count   func(ctx context.Context, subscriptionID string) (int, error) // see CountWith
+	lease   lease
 	// disturbed is true from a failure of the store to the next outcome it took.
 	disturbed atomic.Bool
 }
 
 // New returns a Service. Nothing is sent before Run.
 func New(c Config) (*Service, error) {
-	s := &Service{Config: c, pruning: pruneGuard{apps: map[laneLabels]*pruned{}}}
+	s := &Service{Config: c, pruning: pruneGuard{apps: map[laneLabels]*pruned{}}, lease: newLease(c.Now())}
 	s.sched = newScheduler(c.MaxInFlight, s.credential)
 	var err error
 	s.metrics, err = newMetrics(c.Metrics, s.sched, c.Now)

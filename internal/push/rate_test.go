@@ -69,7 +69,7 @@ func TestProjectPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScheduler(1000, func(string) Credential { return Credential{First: 1000, PerMinute: 600} })
 		for i := range 200 {
-			s.add([]Due{{id: slotID{fmt.Sprint(i), "k"}, lane: "fcm/0/p"}})
+			s.add([]Due{{id: slotOf(i), lane: "fcm/0/p"}})
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()

@@ -121,6 +121,7 @@ func (r *rig) service(change func(*Config), transports ...Transport) *Service {
 	c := Config{
 		DB: r.db, Subscriptions: r.subs, Transports: transports, Log: slog.New(slog.DiscardHandler),
 		Metrics: prometheus.NewRegistry(), Now: time.Now, NewMailTTL: 24 * time.Hour, MaxInFlight: 10,
+		Node: "node", Lease: time.Hour,
 	}
 	if change != nil {
 		change(&c)

@@ -1,8 +1,6 @@
 package push
 
 import (
-	"container/heap"
-	"slices"
 	"sync"
 	"time"
 )
@@ -11,9 +9,11 @@ import (
 type Due struct {
 	id   slotID
 	lane string
-	// context and client are whose turn it is: lanes are shared out by context, then by client.
+	// context and client are whose turn it is: lanes are shared out by context, then by client, then by device.
 	context int64
 	client  string
+	// device is subscription.Subscription.Device: of an app, the devices take turns. A subscription's never changes.
+	device uint64
 	// accepted is when its event was accepted, since when the slot became dirty.
 	accepted, since, at time.Time
 }
@@ -31,11 +31,12 @@ const (
 // scheduler holds the dirty slots of this process in memory: when each is due, and how many of each
 // lane are in flight. It never does I/O; the table of slots is the truth, this is its timetable.
 //
-// Waiting slots are in a heap. A slot whose time has come stands in the queue of its app (the client
-// that subscribed), the app in the ring of its context, the context in the ring of its lane, and the
-// lane, while it may send, in the ring of its transport: a pick takes the first of each and sends what
-// is left to the back, so its cost does not depend on how much waits, and who has much waits behind
-// himself only. A slot that was sent goes to the back of its app.
+// Waiting slots are in a timer wheel. A slot whose time has come stands in the queue of its app (the client
+// that subscribed), or behind another one of its device that stands there, the app in the ring of its
+// context, the context in the ring of its lane, and the lane, while it may send, in the ring of its
+// transport: a pick takes the first of each and sends what is left to the back, so its cost does not depend
+// on how much waits, and who has much waits behind himself only. A slot that was sent goes to the back of
+// its app.
 type scheduler struct {
 	// perLane and perTransport bound what is in flight. The transport's bound is the higher, so that one lane
 	// cannot use it up, and it is each transport's own, so that no transport can use up another's.
@@ -45,42 +46,20 @@ type scheduler struct {
 	// changed wakes Run after a slot became due earlier than Run knows.
 	changed chan struct{}
 
-	mu      sync.Mutex // guards all below; held for map, heap and ring operations only
-	entries map[slotID]*entry
-	waiting dueHeap
+	mu      sync.Mutex // guards all below; held for table, wheel and ring operations only
+	entries table
+	waiting wheel
+	lined   int64 // counts what came into line
 	lanes   map[string]*lane
 	groups  map[string]*group // by transport
 	swept   time.Time
 }
 
-// entry is a slot that is waiting for its time, ready in its app's queue, or in flight; or, without an
-// id, the alarm of a lane that rests. There may be a hundred thousand of them.
-type entry struct {
-	id  slotID
-	app *app
-	// at is the time that a waiting entry waits for and the time that a flight began, since when the slot is
-	// dirty: both in milliseconds since 1970.
-	at, since int64
-	state     entryState
-	// again: a newer state came while this one was in flight.
-	again bool
-	// stumbles counts the flights in a row that failed for want of our own store. Whoever has the entry in flight owns it.
-	stumbles uint8
-}
-
-type entryState uint8
-
-const (
-	waiting entryState = iota
-	ready
-	flying
-)
-
 // app is the slots of one client in one context and lane.
 type app struct {
 	client string
 	tenant *tenantTurn
-	ready  queue[*entry]
+	ready  entryList
 	// entries counts all slots, ready or not: without any, the app is forgotten.
 	entries int
 }
@@ -103,7 +82,7 @@ type group struct {
 func newScheduler(perLane int, describe func(lane string) Credential) *scheduler {
 	return &scheduler{
 		perLane: perLane, perTransport: 2 * perLane, describe: describe, changed: make(chan struct{}, 1),
-		entries: map[slotID]*entry{}, lanes: map[string]*lane{}, groups: map[string]*group{},
+		entries: newTable(), lanes: map[string]*lane{}, groups: map[string]*group{},
 	}
 }
 
@@ -112,13 +91,17 @@ func newScheduler(perLane int, describe func(lane string) Credential) *scheduler
 func (s *scheduler) add(due []Due) {
 	s.mu.Lock()
 	for _, d := range due {
-		if e, ok := s.entries[d.id]; ok {
-			e.again = e.again || e.state == flying
+		e := &entry{}
+		if !s.entries.name(e, d.id, d.device) {
+			continue // no subscription has such an id
+		}
+		if known := s.entries.find(e); known != nil {
+			known.again = known.again || known.state == flying
 			continue
 		}
-		e := &entry{id: d.id, app: s.appOf(d), since: d.since.UnixMilli()}
+		e.app, e.since = s.appOf(d), seconds(d.since)
 		e.app.entries++
-		s.entries[d.id] = e
+		s.entries.add(e)
 		if d.at.IsZero() {
 			s.line(e)
 		} else {
@@ -182,24 +165,36 @@ func (s *scheduler) dropIdle(before time.Time) {
 		if len(l.tenants) == 0 && (before.IsZero() || l.idleSince.Before(before) && l.rests.Before(before)) {
 			l.group.lanes--
 			delete(s.lanes, name)
+			if l.alarm.state == waiting {
+				s.waiting.remove(&l.alarm)
+			}
 		}
 	}
 }
 
 // wait has an entry wait for a time. Held: mu.
 func (s *scheduler) wait(e *entry, until time.Time) {
-	e.state, e.at = waiting, until.UnixMilli()
-	if until.IsZero() {
-		e.at = 0
+	e.state, e.at = waiting, 0
+	if !until.IsZero() {
+		e.at = millis(until)
 	}
-	heap.Push(&s.waiting, e)
+	s.waiting.add(e)
 }
 
 // line puts an entry whose time has come at the end of its line. Held: mu.
 func (s *scheduler) line(e *entry) {
+	s.lined++
+	e.state, e.at = behind, s.lined
+	if s.entries.inLine(e) == nil {
+		s.queue(e)
+	}
+}
+
+// queue puts an entry, for its device, at the end of its app's queue. Held: mu.
+func (s *scheduler) queue(e *entry) {
 	e.state = ready
 	a := e.app
-	if a.ready.push(e); len(a.ready) > 1 {
+	if a.ready.push(e); a.ready.first != e {
 		return
 	}
 	t := a.tenant
@@ -219,15 +214,14 @@ func (s *scheduler) take(now time.Time) (start []*entry, next time.Time) {
 		s.swept = now
 		s.dropIdle(now.Add(-laneIdle))
 	}
-	for ms := now.UnixMilli(); len(s.waiting) > 0 && s.waiting[0].at <= ms; {
-		if e := heap.Pop(&s.waiting).(*entry); e.id == (slotID{}) {
-			l := e.app.tenant.lane
-			l.alarm = false
+	s.waiting.advance(now.UnixMilli(), func(e *entry) {
+		if l := e.app.tenant.lane; e == &l.alarm {
+			e.state = idle
 			l.run()
 		} else {
 			s.line(e)
 		}
-	}
+	})
 	for _, g := range s.groups {
 		for g.inFlight < s.perTransport && len(g.runnable) > 0 {
 			l := g.runnable.pop()
@@ -238,8 +232,8 @@ func (s *scheduler) take(now time.Time) (start []*entry, next time.Time) {
 			case l.pace.ready().After(now):
 				s.setAlarm(l, l.pace.ready())
 			case l.inFlight < l.permits(now, s.perLane):
-				e := l.pick()
-				e.state, e.at = flying, now.UnixMilli()
+				e := s.pick(l)
+				e.at = now.UnixMilli()
 				l.pace.take(now)
 				l.inFlight++
 				g.inFlight++
@@ -248,18 +242,37 @@ func (s *scheduler) take(now time.Time) (start []*entry, next time.Time) {
 			}
 		}
 	}
-	if len(s.waiting) > 0 {
-		next = time.UnixMilli(s.waiting[0].at)
+	if _, _, at, ok := s.waiting.next(); ok {
+		next = time.UnixMilli(at)
 	}
 	return start, next
 }
 
+// pick takes the first slot of the first device of the first app of the first context, and sends what is
+// left of each to the back. Held: mu.
+func (s *scheduler) pick(l *lane) *entry {
+	t := l.ready.pop()
+	a := t.ready.pop()
+	e := a.ready.pop()
+	e.state = flying
+	if a.ready.first != nil {
+		t.ready.push(a)
+	}
+	if len(t.ready) > 0 {
+		l.ready.push(t)
+	}
+	if more := s.entries.behind(e); more != nil {
+		s.queue(more)
+	}
+	return e
+}
+
 // setAlarm has a lane that rests run again at a time. Held: mu.
 func (s *scheduler) setAlarm(l *lane, at time.Time) {
-	if !l.alarm {
-		l.alarm = true
-		s.wait(&entry{app: &app{tenant: &tenantTurn{lane: l}}}, at.Add(time.Millisecond-1)) // not before it
+	if l.alarm.state == waiting {
+		s.waiting.remove(&l.alarm)
 	}
+	s.wait(&l.alarm, at)
 }
 
 // landed tells an entry's lane what its flight says of the provider.
@@ -267,7 +280,7 @@ func (s *scheduler) landed(e *entry, v verdict, rest time.Duration, now time.Tim
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if v == healthy {
-		e.since = now.UnixMilli() // what is dirty from here on came meanwhile
+		e.since = seconds(now) // what is dirty from here on came meanwhile
 	}
 	l := e.app.tenant.lane
 	c := l.learn(v, time.UnixMilli(e.at), rest, now, s.perLane)
@@ -295,25 +308,35 @@ func (s *scheduler) done(e *entry, dirty bool, next time.Time) {
 // hold ends a flight that did not begin, for it need not before a time: from then on only it is late.
 func (s *scheduler) hold(e *entry, until time.Time) {
 	s.mu.Lock()
-	e.since = until.UnixMilli()
+	e.since = seconds(until)
 	s.mu.Unlock()
 	s.done(e, true, until) // it waits, and so does what comes meanwhile
 }
 
 // hurry has a slot that waits looked at now. What the table says it must wait for, it does.
-func (s *scheduler) hurry(id slotID) {
+func (s *scheduler) hurry(d Due) {
+	e := &entry{}
 	s.mu.Lock()
-	if e := s.entries[id]; e != nil && e.state == waiting {
-		heap.Remove(&s.waiting, slices.Index(s.waiting, e))
-		s.line(e)
+	if s.entries.name(e, d.id, d.device) {
+		if known := s.entries.find(e); known != nil && known.state == waiting {
+			s.waiting.remove(known)
+			s.line(known)
+		}
 	}
 	s.mu.Unlock()
 	s.wake()
 }
 
+// id is the slot of an entry.
+func (s *scheduler) id(e *entry) slotID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.entries.id(e)
+}
+
 // forget drops an entry, and what was there for it alone. Held: mu.
 func (s *scheduler) forget(e *entry) {
-	delete(s.entries, e.id)
+	s.entries.remove(e)
 	a := e.app
 	if a.entries--; a.entries > 0 {
 		return
@@ -340,20 +363,4 @@ func (q *queue[T]) pop() T {
 		*q = nil
 	}
 	return v
-}
-
-// dueHeap orders entries by time; it implements heap.Interface.
-type dueHeap []*entry
-
-func (h dueHeap) Len() int           { return len(h) }
-func (h dueHeap) Less(i, j int) bool { return h[i].at < h[j].at }
-func (h dueHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *dueHeap) Push(x any)        { *h = append(*h, x.(*entry)) }
-
-func (h *dueHeap) Pop() any {
-	old := *h
-	e := old[len(old)-1]
-	old[len(old)-1] = nil
-	*h = old[:len(old)-1]
-	return e
 }

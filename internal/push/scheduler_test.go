@@ -1,22 +1,35 @@
 package push
 
 import (
+	"context"
+	"encoding/hex"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/posthorn-mail/posthorn/internal/outcome"
 )
 
-// naive is the scheduler as one would explain it, without heap or queues.
+// naive is the scheduler as one would explain it, without wheel or queues.
 type naive struct {
 	at     map[slotID]time.Time // of every slot that is not in flight
 	flying map[slotID]bool      // to whether a newer state came meanwhile
 	rests  map[string]time.Time // lanes held back
 }
+
+// slotOf is a slot with a name for people, of up to 12 bytes.
+func slotOf(name any) slotID {
+	return slotID{hex.EncodeToString(fmt.Appendf(nil, "%-12v", name)), collapseKeyMail}
+}
+
+// nameOf is the inverse.
+func nameOf(e *entry) string { return strings.TrimSpace(string(e.subscription[:])) }
 
 func anyCredential(string) Credential { return Credential{} }
 
@@ -27,11 +40,13 @@ func TestScheduler(t *testing.T) {
 	lanes := []string{"x/a", "x/b", "x/c", "y/d"} // three lanes of x have more permits than x
 	begin := time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)
 	// A slot has one lane for as long as the scheduler knows it.
-	number := func(id slotID) int { return len(id.subscription) - 1 }
+	number := func(id slotID) (n int) {
+		_, err := fmt.Sscanf(id.subscription, "%x", &n)
+		must(t, err)
+		return n
+	}
 	laneOf := func(id slotID) string { return lanes[number(id)%len(lanes)] }
-	ids := rapid.Map(rapid.IntRange(0, 19), func(i int) slotID {
-		return slotID{fmt.Sprintf("%0*d", i+1, i), collapseKeyMail}
-	})
+	ids := rapid.Map(rapid.IntRange(0, 29), func(i int) slotID { return slotID{fmt.Sprintf("%024x", i), fmt.Sprint(i % 3)} })
 	rapid.Check(t, func(t *rapid.T) {
 		s := newScheduler(perLane, anyCredential)
 		m := naive{map[slotID]time.Time{}, map[slotID]bool{}, map[string]time.Time{}}
@@ -60,27 +75,28 @@ func TestScheduler(t *testing.T) {
 			if len(flights) == 0 {
 				t.Skip("nothing is in flight")
 			}
-			all := slices.SortedFunc(maps.Keys(flights), func(a, b slotID) int { return len(a.subscription) - len(b.subscription) })
+			all := slices.SortedFunc(maps.Keys(flights), func(a, b slotID) int { return number(a) - number(b) })
 			return flights[rapid.SampledFrom(all).Draw(t, "flight")]
 		}
 		take := func(t *rapid.T) {
 			start, next := s.take(now)
 			started := map[string]bool{}
 			for _, e := range start {
-				lane := laneOf(e.id)
+				id := s.id(e)
+				lane := laneOf(id)
 				started[lane] = true
-				at, known := m.at[e.id]
+				at, known := m.at[id]
 				switch {
 				case !known:
-					t.Fatalf("%v was sent twice, or never asked for", e.id)
+					t.Fatalf("%v was sent twice, or never asked for", id)
 				case at.After(now):
-					t.Fatalf("%v was sent %v too early", e.id, at.Sub(now))
+					t.Fatalf("%v was sent %v too early", id, at.Sub(now))
 				case m.rests[lane].After(now):
-					t.Fatalf("%v was sent while its lane rests", e.id)
+					t.Fatalf("%v was sent while its lane rests", id)
 				}
-				delete(m.at, e.id)
-				m.flying[e.id] = false
-				flights[e.id] = e
+				delete(m.at, id)
+				m.flying[id] = false
+				flights[id] = e
 			}
 			var wantNext time.Time
 			earliest := func(at time.Time) {
@@ -110,7 +126,7 @@ func TestScheduler(t *testing.T) {
 					t.Fatalf("lane %s: %d wait and %d permits are free", lane, waits, permits-n)
 				}
 			}
-			// The alarm of a lane that was freed since may ring for nothing.
+			// The alarm of a lane that was freed since may ring for nothing, and so may the wheel.
 			if !wantNext.IsZero() && (next.IsZero() || next.After(wantNext)) || !next.IsZero() && !next.After(now) {
 				t.Fatalf("ask again at %v, want %v", next, wantNext)
 			}
@@ -119,7 +135,7 @@ func TestScheduler(t *testing.T) {
 			"add": func(t *rapid.T) {
 				var due []Due
 				for _, id := range rapid.SliceOfN(ids, 1, 5).Draw(t, "slots") {
-					d := Due{id: id, lane: laneOf(id), context: int64(number(id) % 3), client: fmt.Sprint(number(id) % 2)}
+					d := Due{id: id, lane: laneOf(id), context: int64(number(id) % 3), client: fmt.Sprint(number(id) % 2), device: uint64(number(id) % 8)} //nolint:gosec // not negative
 					if rapid.Bool().Draw(t, "later") {
 						d.at = now.Add(moment.Draw(t, "in"))
 					}
@@ -135,11 +151,12 @@ func TestScheduler(t *testing.T) {
 			"land": func(t *rapid.T) {
 				e := pick(t)
 				dirty, next := rapid.Bool().Draw(t, "dirty"), now.Add(moment.Draw(t, "next"))
-				if m.flying[e.id] || dirty {
-					m.at[e.id] = next
+				id := s.id(e)
+				if m.flying[id] || dirty {
+					m.at[id] = next
 				}
-				delete(m.flying, e.id)
-				delete(flights, e.id)
+				delete(m.flying, id)
+				delete(flights, id)
 				s.done(e, dirty, next)
 			},
 			"verdict": func(t *rapid.T) {
@@ -147,7 +164,7 @@ func TestScheduler(t *testing.T) {
 				v := rapid.SampledFrom([]verdict{neutral, healthy, congested, failed, refused}).Draw(t, "verdict")
 				rest := max(time.Second, moment.Draw(t, "rest"))
 				opened := s.landed(e, v, rest, now) == opened
-				lane := laneOf(e.id)
+				lane := laneOf(s.id(e))
 				if opened && v == refused && !s.lanes[lane].rests.Equal(now.Add(rest)) {
 					t.Fatalf("lane %s rests until %v", lane, s.lanes[lane].rests)
 				}
@@ -182,8 +199,8 @@ func TestScheduler(t *testing.T) {
 			}
 		}
 		now = now.Add(time.Hour) // no lane rests any more
-		if take(t); len(s.lanes) != 0 || len(s.entries) != 0 || len(s.waiting) != 0 {
-			t.Fatalf("%d lanes, %d entries, %d waiting at rest", len(s.lanes), len(s.entries), len(s.waiting))
+		if take(t); len(s.lanes) != 0 || s.entries.length != 0 || s.waiting.length != 0 {
+			t.Fatalf("%d lanes, %d entries, %d waiting at rest", len(s.lanes), s.entries.length, s.waiting.length)
 		}
 		for name, g := range s.groups {
 			if g.lanes != 0 || g.inFlight != 0 {
@@ -201,18 +218,23 @@ func oneByOne(s *scheduler, now time.Time) (order []string) {
 			return order
 		}
 		for _, e := range start {
-			order = append(order, e.id.subscription)
+			order = append(order, nameOf(e))
 			s.done(e, false, now)
 		}
 	}
 }
 
-// TestTurns: contexts take turns, in each its clients, and of each client first come is first served.
+// TestTurns: contexts take turns, in each its clients, in each its devices, and of each device first come is
+// first served.
 func TestTurns(t *testing.T) {
 	s := newScheduler(1, anyCredential)
 	add := func(context int64, client string, names ...string) {
-		for _, name := range names {
-			s.add([]Due{{id: slotID{name, "k"}, lane: "l", context: context, client: client}})
+		for i, name := range names {
+			device := uint64(i) + 100
+			if len(name) > 3 {
+				device = uint64(name[3]) // named
+			}
+			s.add([]Due{{id: slotOf(name), lane: "l", context: context, client: client, device: device}})
 		}
 	}
 	add(1, "a", "1a1", "1a2", "1a3", "1a4")
@@ -220,37 +242,86 @@ func TestTurns(t *testing.T) {
 	add(2, "a", "2a1")
 	add(3, "z", "3z1", "3z2")
 	want(t, "order", strings.Join(oneByOne(s, time.Now()), " "), "1a1 2a1 3z1 1b1 3z2 1a2 1b2 1a3 1a4")
+
+	add(1, "a", "1a1p", "1a2p", "1a3p", "1a4p", "1a5q", "1a6r", "1a7q")
+	add(1, "b", "1b1p", "1b2q") // the same devices with another app
+	want(t, "order of devices", strings.Join(oneByOne(s, time.Now()), " "), "1a1p 1b1p 1a5q 1b2q 1a6r 1a2p 1a7q 1a3p 1a4p")
 }
 
-// TestNobodyWaitsForCrowds: whatever the crowds, a context gets every n-th turn of n that want one.
+// TestDevicesTakeTurns: a device with several accounts has one turn in a round, after a start too.
+func TestDevicesTakeTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, sqliteURL(t), 5)
+		for id, name := range []string{"shared", "shared", "shared", "own", "other"} {
+			r.subscribe(int64(id+1), "apns", "x", name)
+		}
+		var order []int64
+		provider := newScript("apns", func(_ context.Context, n Notification, _ int) outcome.Outcome {
+			order = append(order, n.Subscription.User.ID)
+			return accepted
+		})
+		provider.first = 1
+		s := r.service(func(c *Config) { c.MaxInFlight = 1 }, provider)
+		for id := range int64(5) {
+			r.mail(s, id+1, Input{}, false)
+			advance(time.Millisecond) // the table is read by age
+		}
+		r.start(s)
+		synctest.Wait()
+		want(t, "order after a start", fmt.Sprint(order), "[1 4 5 2 3]")
+		order = nil
+		var due []Due
+		for id := range int64(5) {
+			due = append(due, r.mail(s, id+1, Input{}, false)...)
+		}
+		s.Wake(due)
+		synctest.Wait()
+		want(t, "order", fmt.Sprint(order), "[1 4 5 2 3]")
+	})
+}
+
+// TestNobodyWaitsForCrowds: whatever the crowds, a context gets every n-th turn of n that want one, in it a
+// client, and of it a device.
 func TestNobodyWaitsForCrowds(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := newScheduler(1, anyCredential)
-		left := map[string]int{}
+		left := map[string]int{} // of "1", "1a" and "1ap"
+		place := map[string]int{}
 		for i := range rapid.IntRange(1, 60).Draw(t, "slots") {
-			context := rapid.IntRange(1, 4).Draw(t, "context")
-			client := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "client")
-			left[fmt.Sprint(context)]++
-			left[fmt.Sprint(context, client)]++
-			s.add([]Due{{id: slotID{fmt.Sprint(context, client, " ", i), "k"}, lane: "l", context: int64(context), client: client}})
-		}
-		turns := map[string]int{}
-		for _, name := range oneByOne(s, time.Now()) {
-			var context, client string
-			_, err := fmt.Sscanf(name, "%1s%1s", &context, &client)
-			if err != nil {
-				t.Fatal(err)
+			who := fmt.Sprint(rapid.IntRange(1, 3).Draw(t, "context"), rapid.SampledFrom([]string{"a", "b"}).Draw(t, "client"),
+				rapid.SampledFrom([]string{"p", "q", "r"}).Draw(t, "device"))
+			who = strings.ReplaceAll(who, " ", "")
+			for n := range who {
+				left[who[:n+1]]++
 			}
-			for _, who := range []string{context, context + client} {
-				turns[who]++
-				left[who]--
+			wait, name := rapid.IntRange(1, 3).Draw(t, "waits"), fmt.Sprint(who, i)
+			place[name] = 1000*wait + i
+			s.add([]Due{{
+				id: slotOf(name), lane: "l", context: int64(who[0]), client: who[1:2], device: uint64(who[2]), at: time.UnixMilli(int64(wait)),
+			}})
+		}
+		turns, last := map[string]int{}, map[string]int{}
+		for _, name := range oneByOne(s, time.Now()) {
+			who := name[:3]
+			if place[name] < last[who] {
+				t.Fatalf("%s came late", name)
+			}
+			last[who] = place[name]
+			for n := range 3 {
+				turns[name[:n+1]]++
+				left[name[:n+1]]--
 			}
 			for a := range left {
 				for b, more := range left {
-					if len(a) == len(b) && (len(a) == 1 || a[0] == b[0]) && more > 0 && turns[a] > turns[b]+1 {
+					if len(a) == len(b) && a[:len(a)-1] == b[:len(b)-1] && more > 0 && turns[a] > turns[b]+1 {
 						t.Fatalf("%s had %d turns, %s only %d and waits", a, turns[a], b, turns[b])
 					}
 				}
+			}
+		}
+		for who, n := range left {
+			if n != 0 {
+				t.Fatalf("%d of %s were not sent", n, who)
 			}
 		}
 	})
@@ -260,14 +331,14 @@ func TestNobodyWaitsForCrowds(t *testing.T) {
 func TestTransportsShareNothing(t *testing.T) {
 	s := newScheduler(5, func(string) Credential { return Credential{First: 5} })
 	for i := range 100 {
-		s.add([]Due{{id: slotID{fmt.Sprint("w", i), "k"}, lane: fmt.Sprint("webpush/", i%50)}})
+		s.add([]Due{{id: slotOf(i), lane: fmt.Sprint("webpush/", i%50)}})
 	}
 	start, _ := s.take(time.Now())
 	want(t, "in flight when all hang", len(start), 10)
-	s.add([]Due{{id: slotID{"a", "k"}, lane: "apns/0"}})
+	s.add([]Due{{id: slotOf("a"), lane: "apns/0"}})
 	start, _ = s.take(time.Now())
 	want(t, "taken", len(start), 1)
-	want(t, "taken", start[0].id.subscription, "a")
+	want(t, "taken", nameOf(start[0]), "a")
 }
 
 // TestLanesAreBounded: push services are foreign input. Those beyond the bound share a lane.
@@ -275,9 +346,9 @@ func TestLanesAreBounded(t *testing.T) {
 	s := newScheduler(1000, anyCredential)
 	now := time.Now()
 	for i := range maxLanes + 100 {
-		s.add([]Due{{id: slotID{fmt.Sprint(i), "k"}, lane: fmt.Sprint("webpush/", i)}})
+		s.add([]Due{{id: slotOf(i), device: uint64(i), lane: fmt.Sprint("webpush/", i)}})
 	}
-	s.add([]Due{{id: slotID{"a", "k"}, lane: "apns/0"}})
+	s.add([]Due{{id: slotOf("a"), lane: "apns/0"}})
 	want(t, "lanes", len(s.lanes), maxLanes+2)
 	want(t, "those that came too late", s.lanes["webpush/overflow"].tenants[0].apps[""].entries, 100)
 	for {
@@ -289,9 +360,9 @@ func TestLanesAreBounded(t *testing.T) {
 			s.done(e, false, now)
 		}
 	}
-	s.add([]Due{{id: slotID{"new", "k"}, lane: "webpush/new"}})
+	s.add([]Due{{id: slotOf("new"), lane: "webpush/new"}})
 	want(t, "lanes when idle ones made room", len(s.lanes), 1)
-	want(t, "entries", len(s.entries), 1)
+	want(t, "entries", s.entries.length, 1)
 }
 
 // BenchmarkScheduler holds a pick to a cost that does not depend on how many slots and lanes wait.
@@ -302,14 +373,14 @@ func BenchmarkScheduler(b *testing.B) {
 				s := newScheduler(1, anyCredential)
 				now := time.Now()
 				for i := range slots {
-					s.add([]Due{{id: slotID{fmt.Sprint(i), "k"}, lane: fmt.Sprint("webpush/", i%lanes), context: int64(i % 7)}})
+					s.add([]Due{{id: slotOf(i), device: uint64(i), lane: fmt.Sprint("webpush/", i%lanes), context: int64(i % 7)}})
 				}
 				b.ReportAllocs()
 				b.ResetTimer()
 				for range b.N {
 					start, _ := s.take(now)
 					for _, e := range start {
-						s.done(e, true, now)
+						s.done(e, true, now.Add(-time.Second))
 					}
 				}
 			})

@@ -481,6 +481,6 @@ func TestUnsubscribed(t *testing.T) {
 		answers <- later(0)
 		advance(time.Hour)
 		want(t, "requests", len(provider.sends), 1)
-		want(t, "entries", len(s.sched.entries), 0)
+		want(t, "entries", s.sched.entries.length, 0)
 	})
 }

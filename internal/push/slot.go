@@ -74,6 +74,7 @@ type slot struct {
 	expires       time.Time
 	suspicion     suspicion
 	full          time.Time // see allowed
+	owner         string    // the node that sends it while it is dirty
 	// firstDirty is when the first of what is unsent was put in, told when something was last delivered.
 	firstDirty, told time.Time
 	notBefore        time.Time // after a failure
@@ -83,22 +84,23 @@ type slot struct {
 const (
 	// sqlReplaceSlot puts a newer state in a slot. A state still unsent keeps its first-dirty time and, when
 	// it failed before, its back-off: the provider is no healthier for our news. Facts of a message older
-	// than one reported before (second parameter 1) do not replace those of an unsent newer one.
+	// than one reported before (second parameter 1) do not replace those of an unsent newer one. A dirty slot
+	// keeps its owner, who sees the newer state when it sends the slot, or when it settles the older one.
 	sqlReplaceSlot = `UPDATE slots SET version = ?,
 		input = CASE WHEN version > sent_version AND ? = 1 THEN input ELSE ? END,
 		attempt = CASE WHEN version > sent_version THEN attempt ELSE 0 END,
 		first_dirty_ms = CASE WHEN version > sent_version THEN first_dirty_ms ELSE ? END,
 		not_before_ms = CASE WHEN version > sent_version AND attempt > 0 THEN not_before_ms ELSE ? END,
-		expires_ms = ? WHERE subscription_id = ? AND collapse_key = ? AND version < ?`
+		expires_ms = ?, owner = CASE WHEN version > sent_version THEN owner ELSE ? END WHERE subscription_id = ? AND collapse_key = ? AND version < ?`
 	// sqlAddSlot makes one for the first state. A subscription that is gone, which a cache may still have
 	// known, gets none.
 	sqlAddSlot = `INSERT INTO slots (subscription_id, collapse_key, version, sent_version, input, attempt, tries,
-		first_dirty_ms, not_before_ms, expires_ms) SELECT id, ?, ?, 0, ?, 0, 0, ?, ?, ? FROM subscriptions WHERE id = ?
+		first_dirty_ms, not_before_ms, expires_ms, owner) SELECT id, ?, ?, 0, ?, 0, 0, ?, ?, ?, ? FROM subscriptions WHERE id = ?
 		ON CONFLICT DO NOTHING`
-	sqlSlot = `SELECT version, sent_version, input, attempt, tries, expires_ms, strikes, struck_ms, burst_ms, first_dirty_ms,
+	sqlSlot = `SELECT version, sent_version, input, attempt, tries, expires_ms, strikes, struck_ms, burst_ms, owner, first_dirty_ms,
 		not_before_ms, told_ms, shown FROM slots WHERE subscription_id = ? AND collapse_key = ?`
-	sqlDirtySlots = `SELECT s.subscription_id, s.collapse_key, s.first_dirty_ms, s.not_before_ms, b.context_id, b.client, b.transport, b.target
-		FROM slots s JOIN subscriptions b ON b.id = s.subscription_id WHERE s.version > s.sent_version ORDER BY s.first_dirty_ms`
+	sqlDirtySlots = `SELECT s.subscription_id, s.collapse_key, s.first_dirty_ms, s.not_before_ms, b.context_id, b.client, b.transport, b.target, b.token_hash
+		FROM slots s JOIN subscriptions b ON b.id = s.subscription_id WHERE s.version > s.sent_version AND s.owner = ? ORDER BY s.first_dirty_ms`
 	// sqlSettleSlot ends one try: sent_version moves up to what was sent or dropped. What is dirty still has come
 	// since the try began.
 	sqlSettleSlot = `UPDATE slots SET sent_version = CASE WHEN sent_version < ? THEN ? ELSE sent_version END,
@@ -147,9 +149,9 @@ func (s *Service) enqueue(ctx context.Context, tx *db.Tx, subs []subscription.Su
 	due := make([]Due, 0, len(subs))
 	for _, sub := range subs {
 		id := slotID{sub.ID, key}
-		n, err := tx.Exec(ctx, sqlReplaceSlot, version, late, input, ms, ms, expires, id.subscription, id.key, version)
+		n, err := tx.Exec(ctx, sqlReplaceSlot, version, late, input, ms, ms, expires, s.Node, id.subscription, id.key, version)
 		if err == nil && n == 0 {
-			n, err = tx.Exec(ctx, sqlAddSlot, id.key, version, input, ms, ms, expires, id.subscription)
+			n, err = tx.Exec(ctx, sqlAddSlot, id.key, version, input, ms, ms, expires, s.Node, id.subscription)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("put slot: %w", err)
@@ -168,7 +170,7 @@ func (s *Service) loadSlot(ctx context.Context, id slotID) (slot, error) {
 	var input, shown string
 	var expires, struck, full, firstDirty, notBefore, told int64
 	err := s.DB.QueryRow(ctx, sqlSlot, id.subscription, id.key).
-		Scan(&v.version, &v.sent, &input, &v.attempt, &v.tries, &expires, &v.suspicion.strikes, &struck, &full, &firstDirty,
+		Scan(&v.version, &v.sent, &input, &v.attempt, &v.tries, &expires, &v.suspicion.strikes, &struck, &full, &v.owner, &firstDirty,
 			&notBefore, &told, &shown)
 	if errors.Is(err, sql.ErrNoRows) {
 		return slot{}, subscription.ErrNotFound
@@ -188,12 +190,13 @@ func (s *Service) loadSlot(ctx context.Context, id slotID) (slot, error) {
 
 // due is a slot that became dirty at a time, to be sent at once.
 func (s *Service) due(id slotID, sub subscription.Subscription, since time.Time) Due {
-	return Due{id: id, lane: s.laneOf(sub), context: sub.User.Context, client: sub.Client, since: since}
+	return Due{id: id, lane: s.laneOf(sub), context: sub.User.Context, client: sub.Client, device: sub.Device, since: since}
 }
 
-// wakeDirty wakes what was accepted but not sent: at start, all that a crash left. It returns how many.
+// wakeDirty wakes what is ours and was accepted but not sent: at start, all that a crash left. It returns how
+// many.
 func (s *Service) wakeDirty(ctx context.Context) (n int, err error) {
-	rows, err := s.DB.Query(ctx, sqlDirtySlots)
+	rows, err := s.DB.Query(ctx, sqlDirtySlots, s.Node)
 	if err != nil {
 		return 0, fmt.Errorf("find unsent slots: %w", err)
 	}
@@ -202,13 +205,12 @@ func (s *Service) wakeDirty(ctx context.Context) (n int, err error) {
 		var id slotID
 		var sub subscription.Subscription
 		var since, notBefore int64
-		err := rows.Scan(&id.subscription, &id.key, &since, &notBefore, &sub.User.Context, &sub.Client, &sub.Token.Transport, &sub.Token.Target)
+		var hash string
+		err := rows.Scan(&id.subscription, &id.key, &since, &notBefore, &sub.User.Context, &sub.Client, &sub.Token.Transport, &sub.Token.Target, &hash)
 		if err != nil {
 			return n, fmt.Errorf("find unsent slots: %w", err)
 		}
-		if id.key == collapseKeyMail {
-			id.key = collapseKeyMail // one string for all, not one for each
-		}
+		sub.Device = subscription.DeviceOf(hash)
 		d := s.due(id, sub, db.Time(since))
 		d.at = db.Time(notBefore)
 		s.sched.add([]Due{d})

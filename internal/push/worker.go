@@ -44,16 +44,22 @@ func (s *Service) Wake(due []Due) {
 }
 
 // Reconsider looks anew at what waits for a device: its policy was changed.
-func (s *Service) Reconsider(subscriptionID string) {
+func (s *Service) Reconsider(sub subscription.Subscription) {
 	for _, key := range []string{collapseKeyMail, collapseKeyVIP, collapseKeyBadge} {
-		s.sched.hurry(slotID{subscriptionID, key})
+		s.sched.hurry(s.due(slotID{sub.ID, key}, sub, time.Time{}))
 	}
 }
 
 // Run sends until ctx ends, beginning with what an earlier run left. It returns when no send is in
 // flight any more.
-func (s *Service) Run(ctx context.Context) error {
-	left, err := s.wakeDirty(ctx)
+func (s *Service) Run(parent context.Context) (err error) {
+	ctx, cancel := context.WithCancelCause(parent)
+	defer cancel(nil)
+	err = s.join(ctx)
+	var left int
+	if err == nil {
+		left, err = s.wakeDirty(ctx)
+	}
 	if err != nil && ctx.Err() != nil {
 		return nil // told to stop before the first look
 	} else if err != nil {
@@ -64,8 +70,12 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 
 	var keeping sync.WaitGroup
-	defer keeping.Wait()
 	keeping.Go(func() { s.housekeeping(ctx) })
+	keeping.Go(func() {
+		if err := s.keepLease(ctx); err != nil {
+			cancel(err)
+		}
+	})
 
 	// Sends outlive ctx by drainTimeout: an answer on its way is worth waiting for.
 	sending, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -105,6 +115,11 @@ func (s *Service) Run(ctx context.Context) error {
 	close(start)
 	loading.Wait()
 	flights.Wait()
+	keeping.Wait()
+	s.leave(ctx)
+	if err := context.Cause(ctx); errors.Is(err, errSuperseded) {
+		return err
+	}
 	return nil
 }
 
@@ -122,7 +137,11 @@ type flight struct {
 // load reads a slot that is to be sent, and begins its flight. A few goroutines do it for all: more could not
 // read at once anyway, and reading takes deep stacks, which a thousand waiting flights would keep.
 func (s *Service) load(ctx context.Context, e *entry, flights *sync.WaitGroup) {
-	f, dirty, err := s.read(ctx, e.id)
+	if now := s.Now(); !s.holds(now) {
+		s.sched.done(e, true, now.Add(s.Lease/looksPerLease))
+		return
+	}
+	f, dirty, err := s.read(ctx, s.sched.id(e))
 	switch {
 	case err != nil && ctx.Err() != nil:
 		s.sched.done(e, true, s.Now()) // stopping
@@ -240,10 +259,11 @@ func (s *Service) storeWorks(ctx context.Context) {
 	}
 }
 
-// read finds the current state of a slot; dirty is false when there is nothing to send.
+// read finds the current state of a slot; dirty is false when there is nothing to send, or
+// another node sends it.
 func (s *Service) read(ctx context.Context, id slotID) (f flight, dirty bool, err error) {
 	f.slot, err = s.loadSlot(ctx, id)
-	if err == nil && f.slot.version > f.slot.sent {
+	if err == nil && f.slot.version > f.slot.sent && f.slot.owner == s.Node {
 		f.sent = s.Now() // before the token is read: one that is renewed from here on is not gone by this try
 		f.sub, err = s.Subscriptions.Load(ctx, id.subscription)
 		dirty = err == nil

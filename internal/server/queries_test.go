@@ -47,7 +47,9 @@ func TestEveryQueryOnBothEngines(t *testing.T) {
 				ran[q] = true
 				mu.Unlock()
 			}
+			w.lease = 400 * time.Millisecond
 			w.start()
+			anotherNode(t, w)
 			day(t, w)
 			w.stop()
 			w.start() // what only a start asks
@@ -61,6 +63,22 @@ func TestEveryQueryOnBothEngines(t *testing.T) {
 			}
 		})
 	}
+}
+
+// anotherNode leaves the row of a server that is dead, and waits until it is noticed.
+func anotherNode(t *testing.T, w *world) {
+	d, err := db.Open(t.Context(), w.databaseURL, db.Options{})
+	must(t, err)
+	defer func() { must(t, d.Close()) }()
+	must(t, d.Write(t.Context(), func(ctx context.Context, tx *db.Tx) error {
+		_, err := tx.Exec(ctx, "INSERT INTO nodes (id, process, beat) VALUES ('dead', 'dead', 1)")
+		return err
+	}))
+	w.waitFor("the dead server is forgotten", func() bool {
+		var n int
+		must(t, d.QueryRow(t.Context(), "SELECT COUNT(*) FROM nodes WHERE id = 'dead'").Scan(&n))
+		return n == 0
+	})
 }
 
 // day uses everything that the API and the admin socket offer, until nothing is left.

@@ -7,6 +7,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,11 +45,15 @@ type Options struct {
 	Log *slog.Logger
 	// TraceQuery sees every database query, for tests of the queries themselves.
 	TraceQuery func(query string)
+	// Lease is how long a server on the same database goes without a sign of life before this one sends what it
+	// has left; 0 is 10 s.
+	Lease time.Duration
 }
 
 // Server is a Posthorn that is open, and runs once Run is called.
 type Server struct {
 	cfg        *config.Config
+	lease      time.Duration
 	log        *slog.Logger
 	state      *state
 	db         *db.DB
@@ -71,7 +76,7 @@ const stopTimeout = 5 * time.Second
 
 // New opens the state directory, the database and the listeners. Run or Close must follow.
 func New(ctx context.Context, cfg *config.Config, opts Options) (s *Server, err error) {
-	s = &Server{cfg: cfg, log: opts.Log}
+	s = &Server{cfg: cfg, log: opts.Log, lease: cmp.Or(opts.Lease, 10*time.Second)}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -148,6 +153,7 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 		DB: s.db, Subscriptions: subs, Transports: s.transports.all, Log: s.log, Metrics: reg, Now: now,
 		NewMailTTL: time.Duration(cfg.Push.NewMailTTL), MaxInFlight: cfg.Push.MaxInFlight,
 		Coalesce: time.Duration(cfg.Push.Coalesce), CoalesceMax: time.Duration(cfg.Push.CoalesceMax), BadgeDelay: time.Duration(cfg.Push.BadgeDelay),
+		Node: s.state.node, Lease: s.lease,
 	})
 	if err != nil {
 		return err

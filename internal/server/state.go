@@ -1,6 +1,7 @@
 package server
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -20,6 +21,7 @@ const (
 	SealKeyFile        = "seal.key"
 	NotifyPasswordFile = "notify-password"
 	VAPIDKeyFile       = "vapid.pem"
+	NodeIDFile         = "node-id"
 	lockFile           = "lock"
 )
 
@@ -27,6 +29,7 @@ const (
 type state struct {
 	dir            string
 	lock           *os.File
+	node           string // names this server among those on its database
 	keys           *seal.Keyring
 	notifyPassword string
 	vapidKey       []byte // PEM
@@ -56,6 +59,13 @@ func openState(cfg *config.Config) (st *state, err error) {
 			err = errors.Join(err, st.close())
 		}
 	}()
+	node, err := st.file(NodeIDFile, func() (string, error) { return rand.Text() + "\n", nil })
+	if err != nil {
+		return nil, err
+	}
+	if st.node = strings.TrimSpace(node); st.node == "" {
+		return nil, fmt.Errorf("%s is empty: remove it to have a new one made", filepath.Join(st.dir, NodeIDFile))
+	}
 	keyText, err := st.file(SealKeyFile, func() (string, error) { return seal.NewKeyFile() })
 	if err != nil {
 		return nil, err

@@ -52,6 +52,14 @@ func TestFirstStartMakesItsFiles(t *testing.T) {
 		t.Errorf("a second server on the directory: %v", err)
 	}
 	must(t, s.Close(t.Context()))
+	node, err := os.ReadFile(filepath.Join(cfg.StateDir, server.NodeIDFile))
+	must(t, err)
+	s, err = server.New(t.Context(), cfg, server.Options{})
+	must(t, err)
+	must(t, s.Close(t.Context()))
+	if again, err := os.ReadFile(filepath.Join(cfg.StateDir, server.NodeIDFile)); err != nil || string(again) != string(node) {
+		t.Errorf("node-id %q became %q, %v", node, again, err)
+	}
 }
 
 func TestWrongSealKeyDoesNotStart(t *testing.T) {

@@ -43,6 +43,7 @@ type world struct {
 	webpush *fake.WebPush
 
 	trace func(string)
+	lease time.Duration
 	stop  func() // of the running server
 }
 
@@ -111,7 +112,7 @@ func (w *world) start() {
 		w.tb.Errorf("configuration warnings: %v", warnings)
 	}
 	log := slog.New(slog.NewTextHandler(w.tb.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
-	s, err := server.New(w.tb.Context(), cfg, server.Options{Log: log, TraceQuery: w.trace})
+	s, err := server.New(w.tb.Context(), cfg, server.Options{Log: log, TraceQuery: w.trace, Lease: w.lease})
 	must(w.tb, err)
 	w.reached(s.PublicAddr(), s.InternalAddr())
 	ctx, cancel := context.WithCancel(context.WithoutCancel(w.tb.Context()))

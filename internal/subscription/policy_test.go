@@ -1,6 +1,7 @@
 package subscription_test
 
 import (
+	"encoding/json"
 	"errors"
 	"reflect"
 	"slices"
@@ -272,6 +273,25 @@ func TestPolicyIsKept(t *testing.T) {
 		req.Policy = &subscription.Policy{VIPs: []string{"nobody"}}
 		if _, err := f.Subscribe(t.Context(), session(1, "s"), req); err == nil {
 			t.Error("subscribed with a policy that is wrong")
+		}
+	})
+}
+
+// FuzzPolicy: whatever an app sends is refused, or can be asked anything.
+func FuzzPolicy(f *testing.F) {
+	f.Add([]byte(`{"quiet_hours":{"time_zone":"Europe/Berlin","windows":[{"days":["fri"],"from":"22:00","to":"07:00"}]},"vips":["@x"]}`), "Lists/a*b", "x@y", int64(1))
+	f.Add([]byte(`{"folders":[{"folder":"**a*","notify":"badge"}],"senders":[{"sender":"@@","notify":"none"}]}`), "", "@", int64(-1))
+	f.Fuzz(func(t *testing.T, raw []byte, folder, address string, seconds int64) {
+		var p subscription.Policy
+		if json.Unmarshal(raw, &p) != nil || p.Check() != nil {
+			return
+		}
+		p.FolderNotify(folder)
+		p.SenderNotify(address)
+		p.VIP(address)
+		now := time.Unix(seconds%(1<<35), 0)
+		if end := p.Until(now); !end.IsZero() && (!end.After(now) || end.Sub(now) > 10*24*time.Hour) {
+			t.Errorf("at %v quiet until %v: %s", now, end, raw)
 		}
 	})
 }

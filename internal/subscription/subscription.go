@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -77,6 +78,8 @@ type Subscription struct {
 	Accounts int
 	Created  time.Time
 	Expires  time.Time // zero: never
+	// Device is the same for all subscriptions of one device. It never changes.
+	Device uint64
 }
 
 // Request asks for a subscription.
@@ -116,7 +119,7 @@ func (s *Store) Allowed(client string) bool { return s.allowed(client) }
 
 const (
 	columns = `id, context_id, user_id, client, transport, target, topics, policy,
-		CASE WHEN device_key = '' THEN 0 ELSE 1 END, created_ms, expires_ms`
+		CASE WHEN device_key = '' THEN 0 ELSE 1 END, created_ms, expires_ms, token_hash`
 	sqlOtherOwners  = `DELETE FROM subscriptions WHERE transport = ? AND token_hash = ? AND device_hash <> ? AND NOT (context_id = ? AND user_id = ?) RETURNING context_id, user_id`
 	sqlCountDevices = `SELECT COUNT(*) FROM subscriptions WHERE context_id = ? AND user_id = ? AND NOT (transport = ? AND token_hash = ?)`
 	sqlPut          = `INSERT INTO subscriptions (id, context_id, user_id, client, transport, token_hash, token, target, device_hash,
@@ -261,6 +264,12 @@ func hashIdentity(t Token) string {
 	return hex.EncodeToString(sum[:])
 }
 
+// DeviceOf is the Subscription.Device of a token by its hash.
+func DeviceOf(tokenHash string) uint64 {
+	n, _ := strconv.ParseUint(tokenHash[:min(16, len(tokenHash))], 16, 64) // hashIdentity writes no other
+	return n
+}
+
 func tokenOwner(transport, hash string) string { return "token/" + transport + "/" + hash }
 
 func keysOwner(transport, hash string) string { return "keys/" + transport + "/" + hash }
@@ -278,15 +287,15 @@ func isID(s string) bool {
 }
 
 func scan(scan func(...any) error, v *Subscription, more ...any) error {
-	var topics, policy string
+	var topics, policy, hash string
 	var keys, created, expires int64
 	err := scan(append([]any{
-		&v.ID, &v.User.Context, &v.User.ID, &v.Client, &v.Token.Transport, &v.Token.Target, &topics, &policy, &keys, &created, &expires,
+		&v.ID, &v.User.Context, &v.User.ID, &v.Client, &v.Token.Transport, &v.Token.Target, &topics, &policy, &keys, &created, &expires, &hash,
 	}, more...)...)
 	if err != nil {
 		return err
 	}
-	v.HasKeys, v.Created, v.Expires = keys == 1, db.Time(created), db.Time(expires)
+	v.HasKeys, v.Created, v.Expires, v.Device = keys == 1, db.Time(created), db.Time(expires), DeviceOf(hash)
 	// Thousands of subscriptions are held that say the same.
 	v.Client, v.Token.Transport = unique.Make(v.Client).Value(), unique.Make(v.Token.Transport).Value()
 	if topics == usualTopics {

@@ -44,6 +44,16 @@ CREATE TABLE changes (
     last BIGINT NOT NULL
 );
 
+-- push; the servers on this database: process is which one has the id now, beat counts signs of life
+CREATE TABLE nodes (
+    id      TEXT   PRIMARY KEY,
+    process TEXT   NOT NULL,
+    beat    BIGINT NOT NULL
+);
+
+-- push; who sends the slot while it is dirty
+ALTER TABLE slots ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+
 -- subscription; what the device wants to be told (JSON, '' is everything at once), and the sealed keys of its
 -- app
 ALTER TABLE subscriptions ADD COLUMN policy TEXT NOT NULL DEFAULT '';
