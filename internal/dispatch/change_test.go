@@ -162,11 +162,16 @@ func TestUnseen(t *testing.T) {
 		r.expect(t, counted(mail(2, 5, 1), 4), Queued)
 		want(ann, 7)
 		want(alone, 4)
+		late := counted(mail(2, 5, 1), 3) // it was counted before the one with uid 9, and is told after it
+		r.expect(t, counted(mail(2, 5, 9), 4), Queued)
+		late.UID = 8
+		r.expect(t, late, Queued)
+		want(alone, 4)
 		lists := counted(mail(2, 9, 1), 100)
 		lists.Folder = "Lists"
 		r.expect(t, lists, Queued)
 		want(ann, 7) // the INBOX alone
-		r.expect(t, mail(2, 5, 2), Queued)
+		r.expect(t, mail(2, 5, 10), Queued)
 		want(ann, 7)                                   // not counted: as far as known
 		r.expect(t, counted(mail(2, 6, 1), 0), Queued) // a new INBOX
 		want(ann, 3)

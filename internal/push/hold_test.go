@@ -123,6 +123,47 @@ func TestCoalesceInFlight(t *testing.T) {
 	})
 }
 
+// TestCoalesceAfterFailure: what comes while a state that had to wait is under way is news of then, not of the
+// time when that one came.
+func TestCoalesceAfterFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, sqliteURL(t), 1)
+		r.subscribe(1, "apns", "o", "phone")
+		provider, answers := held("apns")
+		s := r.service(patient, provider)
+		r.start(s)
+		s.Wake(r.mail(s, 1, Input{}, false))
+		answers <- later(10 * time.Minute)
+		advance(10*time.Minute + time.Second)
+		s.Wake(r.mail(s, 1, Input{}, false))
+		answers <- accepted
+		synctest.Wait()
+		want(t, "sent", provider.sent("phone"), []int64{1, 1})
+		advance(2900 * time.Millisecond)
+		want(t, "sent", provider.sent("phone"), []int64{1, 1})
+		advance(200 * time.Millisecond)
+		want(t, "sent", provider.sent("phone"), []int64{1, 1, 2})
+		answers <- accepted
+	})
+}
+
+// TestClearOnce: what is to be cleared already is no news.
+func TestClearOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, sqliteURL(t), 1)
+		sub := r.subscribe(1, "apns", "o", "phone")
+		s := r.service(patient, newScript("apns", nil))
+		r.start(s)
+		s.Wake(r.mail(s, 1, Input{}, false))
+		synctest.Wait()
+		r.gone(s, 1)
+		r.gone(s, 1)
+		v, err := s.loadSlot(t.Context(), slotID{sub.ID, collapseKeyMail})
+		must(t, err)
+		want(t, "version", v.version, int64(2))
+	})
+}
+
 // TestHold holds the rule to what it is for: nothing that was quiet waits, nothing waits longer than
 // CoalesceMax, and what waits does so for no longer than Coalesce after the last news.
 func TestHold(t *testing.T) {
