@@ -44,7 +44,11 @@ func (s *Service) Wake(due []Due) {
 // Run sends until ctx ends, beginning with what an earlier run left. It returns when no send is in
 // flight any more.
 func (s *Service) Run(ctx context.Context) error {
-	left, err := s.wakeDirty(ctx)
+	err := s.stayFrozen(ctx)
+	left := 0
+	if err == nil {
+		left, err = s.wakeDirty(ctx)
+	}
 	if err != nil && ctx.Err() != nil {
 		return nil // told to stop before the first look
 	} else if err != nil {
@@ -235,7 +239,7 @@ func (s *Service) send(ctx context.Context, v slot, sub subscription.Subscriptio
 	}
 	n := Notification{
 		Subscription: sub, Version: v.version, Input: v.input, Collapse: v.id.collapse(),
-		ID: notificationID(v.id, v.version), Expires: v.expires,
+		ID: notificationID(v.id, v.version), Expires: v.expires, AskElsewhere: v.suspicion.counts(now),
 	}
 	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
@@ -300,13 +304,14 @@ func (s *Service) reportLane(ctx context.Context, f flight, e *entry, c change) 
 	if c == unchanged {
 		return
 	}
-	l := e.app.tenant.lane // name and credential never change
+	name := e.app.tenant.lane.name // which never changes
+	credential := s.credential(name)
 	attrs := []slog.Attr{
-		slog.String("lane", l.name), slog.String("credential", l.credential.Name), slog.Int("status", f.outcome.Status),
+		slog.String("lane", name), slog.String("credential", credential.Name), slog.Int("status", f.outcome.Status),
 		slog.String("reason", f.outcome.Reason), slog.Any("err", f.outcome.Err),
 	}
-	if !l.credential.Expires.IsZero() {
-		attrs = append(attrs, slog.Time("expires", l.credential.Expires))
+	if !credential.Expires.IsZero() {
+		attrs = append(attrs, slog.Time("expires", credential.Expires))
 	}
 	switch {
 	case c == closed:

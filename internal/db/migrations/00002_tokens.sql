@@ -18,3 +18,14 @@ CREATE TABLE tombstones (
     gone_ms         BIGINT NOT NULL
 );
 CREATE INDEX tombstones_gone ON tombstones (gone_ms);
+
+-- subscription; the APNs environment that took the token when the configured one did not
+ALTER TABLE subscriptions ADD COLUMN environment TEXT NOT NULL DEFAULT '';
+
+-- push; the credentials of which no token is removed, because too many would go at once
+CREATE TABLE freezes (
+    transport  TEXT   NOT NULL,
+    credential TEXT   NOT NULL,
+    since_ms   BIGINT NOT NULL,
+    PRIMARY KEY (transport, credential)
+);
