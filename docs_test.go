@@ -400,15 +400,12 @@ func TestDocsCommands(t *testing.T) {
 // page that explains them, and for those of the page in the program.
 func TestDocsVocabulary(t *testing.T) {
 	literals := map[string]bool{}
-	metrics, reasons := map[string]bool{}, map[string]string{} // reason -> page
+	metrics, reasons := metricNames(t), map[string]string{} // reason -> page
 	production(t, "internal", func(file string, f *ast.File) {
 		dir := path.Base(path.Dir(file))
 		ast.Inspect(f, func(n ast.Node) bool {
 			if s := text(n); s != "" {
 				literals[s] = true
-				if strings.HasPrefix(s, "posthorn_") {
-					metrics[s] = true
-				}
 			}
 			switch n := n.(type) {
 			case *ast.ValueSpec:

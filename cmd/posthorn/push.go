@@ -15,13 +15,14 @@ import (
 const (
 	pushUsersPath   = "/admin/v1/push/users"
 	pushDevicesPath = "/admin/v1/push/devices"
+	pushExplainPath = "/admin/v1/push/explain"
 	pushTestPath    = "/admin/v1/push/test"
 	pushTracePath   = "/admin/v1/push/trace"
 )
 
 func (c *cli) pushCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "push", Short: "See who is told of new mail, and why a phone stayed silent"}
-	cmd.AddCommand(c.pushUsers(), c.pushDevices(), c.pushTest(), c.pushTrace())
+	cmd.AddCommand(c.pushUsers(), c.pushDevices(), c.pushExplain(), c.pushTest(), c.pushTrace())
 	return cmd
 }
 

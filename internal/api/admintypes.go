@@ -122,3 +122,38 @@ type PushOutcome struct {
 	// NextTry is when a failed state is tried again.
 	NextTry string `json:"next_try,omitempty"`
 }
+
+// PushExplanation is every gate between a mail for a user and his devices, in the order of the way.
+type PushExplanation struct {
+	User     string `json:"user"`
+	Login    string `json:"login,omitempty"`
+	MailHost string `json:"mailhost,omitempty"`
+	// Closed names the first closed gate ("listener", "lane of device eac3bbc35f75301634566966"); empty
+	// when none is.
+	Closed string `json:"closed"`
+	// Gates are those of the user, Devices have their own.
+	Gates   []PushGate        `json:"gates"`
+	Devices []PushDeviceGates `json:"devices"`
+}
+
+// PushDeviceGates are the gates of one device.
+type PushDeviceGates struct {
+	ID        string     `json:"id"`
+	Client    string     `json:"client"`
+	Transport string     `json:"transport"`
+	Target    string     `json:"target"`
+	Closed    string     `json:"closed"`
+	Gates     []PushGate `json:"gates"`
+}
+
+// PushGate is one condition, and whether it holds.
+type PushGate struct {
+	Gate string `json:"gate"`
+	// State is "open", "closed" or "unknown".
+	State string `json:"state"`
+	// Detail says what is known, Do what a gate asks for that is not open.
+	Detail string `json:"detail,omitempty"`
+	Do     string `json:"do,omitempty"`
+	// Until is when a closed gate opens, or an open one closes, where that is known.
+	Until string `json:"until,omitempty"`
+}

@@ -131,6 +131,11 @@ func (p *pool) submit(st *stream, again bool) {
 		c.open(st)
 		return
 	}
+	if p.lastErr != nil && !p.dialing && len(p.conns) == 0 && time.Now().Before(p.dialAt) {
+		// What waits here is not what is newest any more when the next attempt comes: the caller keeps it.
+		st.finish(p.lastErr)
+		return
+	}
 	st.state, st.mark = queued, p.answers
 	if again {
 		p.queue.pushFront(st)

@@ -92,6 +92,30 @@ func TestDialFails(t *testing.T) {
 	})
 }
 
+// TestNobodyWaitsForTheNextAttempt: while it is not due, a request comes back at once, because what it says may
+// be old by then; and the attempt is made when it is due.
+func TestNobodyWaitsForTheNextAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		attempts := 0
+		s, _ := piped(t, func(p *pool) {
+			p.dial = func(context.Context) (net.Conn, error) {
+				attempts++
+				return nil, &net.OpError{Op: "dial", Err: errors.New("no route")}
+			}
+		}, (*rawPeer).serve)
+		for range 600 { // a minute
+			began := time.Now()
+			if o := s.Send(t.Context(), testDevice, testMessage()); o.Kind != outcome.Later || o.Reason != "connect" || time.Since(began) > 0 {
+				t.Fatalf("outcome %+v after %v", o, time.Since(began))
+			}
+			wait(100 * time.Millisecond)
+		}
+		if attempts < 8 || attempts > 20 {
+			t.Errorf("%d attempts in a minute", attempts)
+		}
+	})
+}
+
 // TestOneStreamUntilAccepted: a connection with a token carries one request at a time while the server
 // refuses the credential, whatever limit it sets, and no more than it sets afterwards.
 func TestOneStreamUntilAccepted(t *testing.T) {

@@ -42,7 +42,8 @@ type DB struct {
 	// SQLite only: the queue of the writer goroutine, its end, and the connection pool it owns.
 	writes  chan *write
 	stopped chan struct{}
-	writer  *sql.DB
+	writer  *writer
+	stmts   sync.Map // query -> *sql.Stmt of reads
 }
 
 // Options are the rarely used knobs of Open.
@@ -87,18 +88,20 @@ func (d *DB) openSQLite(ctx context.Context, path string) error {
 		return fmt.Errorf("open database: %w", err)
 	}
 	dsn := "file:" + strings.NewReplacer("%", "%25", "?", "%3f", "#", "%23").Replace(path) +
-		"?_txlock=immediate&_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
-		"&_pragma=foreign_keys(1)&_pragma=cache_size(-16384)"
-	if d.writer, err = sql.Open("sqlite", dsn); err != nil {
+		"?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
+		"&_pragma=foreign_keys(1)"
+	pool, err := sql.Open("sqlite", dsn+"&_pragma=cache_size(-8192)")
+	if err != nil {
 		return fmt.Errorf("open database: %w", err)
 	}
-	d.writer.SetMaxOpenConns(1)
-	if err := d.writer.PingContext(ctx); err != nil {
-		return errors.Join(fmt.Errorf("open database %s: %w", path, err), d.writer.Close())
+	pool.SetMaxOpenConns(1)
+	if err := pool.PingContext(ctx); err != nil {
+		return errors.Join(fmt.Errorf("open database %s: %w", path, err), pool.Close())
 	}
-	if d.reads, err = sql.Open("sqlite", dsn+"&_pragma=query_only(1)"); err != nil {
-		return errors.Join(fmt.Errorf("open database: %w", err), d.writer.Close())
+	if d.reads, err = sql.Open("sqlite", dsn+"&_pragma=query_only(1)&_pragma=cache_size(-2048)"); err != nil {
+		return errors.Join(fmt.Errorf("open database: %w", err), pool.Close())
 	}
+	d.writer = &writer{pool: pool}
 	d.reads.SetMaxOpenConns(4)
 	d.reads.SetMaxIdleConns(4)
 	d.writes = make(chan *write, maxQueuedWrites)
@@ -134,7 +137,9 @@ func (d *DB) closeOnce() error {
 		return d.reads.Close()
 	}
 	<-d.stopped
-	return errors.Join(d.writer.Close(), d.reads.Close())
+	d.writer.drop()
+	d.stmts.Range(func(_, s any) bool { return s.(*sql.Stmt).Close() == nil })
+	return errors.Join(d.writer.pool.Close(), d.reads.Close())
 }
 
 // Ping asks whether the database answers.
@@ -142,12 +147,40 @@ func (d *DB) Ping(ctx context.Context) error { return d.reads.PingContext(ctx) }
 
 // Query reads rows outside a write.
 func (d *DB) Query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	return d.reads.QueryContext(ctx, d.prepared(query), args...)
+	query = d.prepared(query)
+	if s := d.statement(ctx, query); s != nil {
+		return s.QueryContext(ctx, args...)
+	}
+	return d.reads.QueryContext(ctx, query, args...)
 }
 
 // QueryRow reads one row outside a write; its Scan returns sql.ErrNoRows when there is none.
 func (d *DB) QueryRow(ctx context.Context, query string, args ...any) *sql.Row {
-	return d.reads.QueryRowContext(ctx, d.prepared(query), args...)
+	query = d.prepared(query)
+	if s := d.statement(ctx, query); s != nil {
+		return s.QueryRowContext(ctx, args...)
+	}
+	return d.reads.QueryRowContext(ctx, query, args...)
+}
+
+// statement is a query that SQLite has parsed before; nil on PostgreSQL, whose driver keeps its own, and for
+// a query that does not parse.
+func (d *DB) statement(ctx context.Context, query string) *sql.Stmt {
+	if d.postgres {
+		return nil
+	}
+	if s, ok := d.stmts.Load(query); ok {
+		return s.(*sql.Stmt)
+	}
+	s, err := d.reads.PrepareContext(ctx, query)
+	if err != nil {
+		return nil // said by whoever runs it
+	}
+	if first, loaded := d.stmts.LoadOrStore(query, s); loaded {
+		_ = s.Close()
+		return first.(*sql.Stmt)
+	}
+	return s
 }
 
 // prepared traces the query and gives it the engine's placeholders.

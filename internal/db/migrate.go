@@ -20,14 +20,16 @@ func (d *DB) migrate(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
-	dialect, handle, opts := goose.DialectSQLite3, d.writer, []goose.ProviderOption(nil)
-	if d.postgres {
+	dialect, handle, opts := goose.DialectPostgres, d.reads, []goose.ProviderOption(nil)
+	if !d.postgres {
+		dialect, handle = goose.DialectSQLite3, d.writer.pool
+	} else {
 		// Two servers may start at once: one waits for the other, asking each second for five minutes.
 		locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300))
 		if err != nil {
 			return fmt.Errorf("migrate: %w", err)
 		}
-		dialect, handle, opts = goose.DialectPostgres, d.reads, append(opts, goose.WithSessionLocker(locker))
+		opts = append(opts, goose.WithSessionLocker(locker))
 	}
 	p, err := goose.NewProvider(dialect, handle, files, opts...)
 	if err != nil {

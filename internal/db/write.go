@@ -162,45 +162,40 @@ func (d *DB) next() *write {
 	}
 }
 
-// commitGroup runs each write behind a savepoint of its own, so that one caller's error takes back
-// only what that caller did, and commits once for all. After an error nobody's write is kept.
+// commitGroup runs each write of a group and commits once for all. After an error nobody's write is kept.
+//
+// Most groups hold no write that fails, so the first attempt goes without savepoints, which cost as much as
+// a small write. When one does fail, all begin again, each behind a savepoint of its own, so that one
+// caller's error takes back only what that caller did.
+//
+// Until the transaction has begun, which can take as long as another process holds the file's lock, callers
+// may still give up.
 func (d *DB) commitGroup(ctx context.Context, group []*write) error {
-	tx, err := d.writer.BeginTx(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("begin: %w", err)
+	failed, err := d.tryGroup(ctx, group, d.writer.alone)
+	if failed {
+		_, err = d.tryGroup(ctx, group, d.writer.inSavepoint)
 	}
-	defer func() { _ = tx.Rollback() }() // does nothing after a commit
-	wtx := &Tx{db: d, conn: tx}
-	for _, w := range group {
-		if !w.state.CompareAndSwap(queued, taken) {
-			continue
-		}
-		if w.err, err = inSavepoint(ctx, wtx, w.fn); err != nil {
-			return err
-		}
-	}
-	if err := tx.Commit(); err != nil {
-		return fmt.Errorf("commit: %w", err)
-	}
-	return nil
+	return err
 }
 
-// inSavepoint returns the error of fn, of which nothing is kept then, and that of the transaction:
-// some faults (disk full, I/O error) end it as a whole.
-func inSavepoint(ctx context.Context, tx *Tx, fn func(context.Context, *Tx) error) (fnErr, txErr error) {
-	if _, err := tx.conn.ExecContext(ctx, "SAVEPOINT w"); err != nil {
-		return nil, fmt.Errorf("savepoint: %w", err)
+// tryGroup runs a group with a way to run one write. failed says that a write failed where the way cannot
+// take back one alone: nothing is kept.
+func (d *DB) tryGroup(ctx context.Context, group []*write, way func(context.Context, *Tx, *write) (undo bool, err error)) (failed bool, err error) {
+	if err := d.writer.begin(ctx); err != nil {
+		return false, err
 	}
-	fnErr = fn(ctx, tx)
-	if fnErr != nil {
-		if _, err := tx.conn.ExecContext(ctx, "ROLLBACK TO w"); err != nil {
-			return fnErr, errors.Join(fnErr, fmt.Errorf("roll back: %w", err))
+	tx := &Tx{db: d, conn: d.writer}
+	for _, w := range group {
+		if w.state.CompareAndSwap(queued, taken); w.state.Load() == abandoned {
+			continue
+		}
+		undo, err := way(ctx, tx, w)
+		if undo || err != nil {
+			d.writer.rollback(ctx)
+			return undo && len(group) > 1, err
 		}
 	}
-	if _, err := tx.conn.ExecContext(ctx, "RELEASE w"); err != nil {
-		return fnErr, errors.Join(fnErr, fmt.Errorf("release: %w", err))
-	}
-	return fnErr, nil
+	return false, d.writer.commit(ctx)
 }
 
 func (d *DB) writePostgres(ctx context.Context, fn func(context.Context, *Tx) error) error {

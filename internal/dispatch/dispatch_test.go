@@ -210,7 +210,7 @@ func TestConcurrentDuplicates(t *testing.T) {
 				}
 			}
 		}
-		for table, want := range map[string]int{"mailboxes": 2, "versions": 2, "slots": 3} {
+		for table, want := range map[string]int{"states": 2, "slots": 3} {
 			if got := r.count(table); got != want {
 				t.Errorf("%s: %d rows, want %d", table, got, want)
 			}
@@ -236,10 +236,17 @@ func TestRowsDoNotGrow(t *testing.T) {
 		for validity := range uint32(20) { // a folder that is made again and again
 			r.expect(t, mail(1, validity+2, 1), Queued)
 		}
-		for table, most := range map[string]int{"mailboxes": 4 + 1, "versions": 1, "slots": 1, "outcomes": 0} {
+		for table, most := range map[string]int{"states": 1, "slots": 1, "outcomes": 0} {
 			if got := r.count(table); got > most {
 				t.Errorf("%s: %d rows, want at most %d", table, got, most)
 			}
+		}
+		var folders string
+		must(t, r.db.QueryRow(t.Context(), "SELECT folders FROM states").Scan(&folders))
+		var known []folder
+		must(t, json.Unmarshal([]byte(folders), &known))
+		if len(known) != maxValidities+1 {
+			t.Errorf("%d folders are known, want %d: %s", len(known), maxValidities+1, folders)
 		}
 		if _, version := r.slot(); version != 120 {
 			t.Errorf("version %d", version)
@@ -293,7 +300,7 @@ func TestWhoWantsIt(t *testing.T) {
 		r.subscribe(1, "banned", "phone", "mail:new")
 		r.subscribe(2, "app", "phone of another", "mail:new", "mail:new:Lists")
 		r.expect(t, in("INBOX"), NoSubscription)
-		if n := r.count("versions") + r.count("mailboxes") + r.count("slots"); n != 0 {
+		if n := r.count("states") + r.count("slots"); n != 0 {
 			t.Errorf("what nobody wants wrote %d rows", n)
 		}
 		r.subscribe(1, "app", "tablet", "mail:new:Lists")
@@ -322,7 +329,7 @@ func TestNothingHappensOnError(t *testing.T) {
 		t.Errorf("result %q, %v", result, err)
 	}
 	exec("DROP TRIGGER broken")
-	if n := r.count("versions") + r.count("mailboxes"); n != 0 {
+	if n := r.count("states"); n != 0 {
 		t.Errorf("%d rows are left", n)
 	}
 	r.expect(t, mail(1, 1, 1), Queued)

@@ -215,6 +215,34 @@ func TestDeadlineAndCancel(t *testing.T) {
 	close(release)
 }
 
+// TestSlowDrip: an answer that comes octet by octet is waited for no longer than any other; its status counts.
+func TestSlowDrip(t *testing.T) {
+	for status, kind := range map[int]outcome.Kind{200: outcome.Delivered, 503: outcome.Later} {
+		f := startFirebase(t)
+		s := f.sender(t, nil)
+		s.Send(t.Context(), testToken, testMessage()) // has the access token fetched
+		f.send = func(w http.ResponseWriter, r *http.Request, _ int) {
+			w.WriteHeader(status)
+			tick := time.NewTicker(time.Millisecond)
+			defer tick.Stop()
+			for r.Context().Err() == nil {
+				_, _ = w.Write([]byte(" "))
+				_ = http.NewResponseController(w).Flush()
+				<-tick.C
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		begin := time.Now()
+		if o := s.Send(ctx, testToken, testMessage()); o.Kind != kind || o.Status != status {
+			t.Errorf("outcome %+v", o)
+		}
+		if d := time.Since(begin); d > 5*time.Second {
+			t.Errorf("after %v", d)
+		}
+	}
+}
+
 func TestNoAnswer(t *testing.T) {
 	f := startFirebase(t)
 	down := httptest.NewServer(http.NotFoundHandler())

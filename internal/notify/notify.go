@@ -116,7 +116,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) (answer, error) 
 	if err != nil {
 		return answer{}, err
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	body, err := readBody(w, r)
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return answer{}, problem.New(http.StatusRequestEntityTooLarge, "too_large", "a notification has at most 1 MiB")
 	} else if err != nil {
@@ -133,10 +133,19 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) (answer, error) 
 	return h.accept(context.WithoutCancel(r.Context()), speaker, n)
 }
 
+// readBody reads a body in one piece where its size is told, as Dovecot does.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if r.ContentLength < 0 || r.ContentLength > maxBody {
+		return io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	}
+	body := make([]byte, r.ContentLength)
+	_, err := io.ReadFull(r.Body, body)
+	return body, err
+}
+
 // authenticate finds the mail host that the request's credential belongs to (RFC 7617).
 func (h *Handler) authenticate(w http.ResponseWriter, r *http.Request) (tenant.Speaker, error) {
-	ctx, cancel := context.WithTimeout(r.Context(), storeTimeout)
-	defer cancel()
+	ctx := r.Context() // tenant bounds what it may have to ask
 	login, password, _ := r.BasicAuth()
 	speaker, err := h.tenants.Speaker(ctx, login, password)
 	if errors.Is(err, tenant.ErrBadCredential) {
@@ -187,7 +196,9 @@ func (h *Handler) accept(ctx context.Context, speaker tenant.Speaker, n notifica
 	if err != nil {
 		return answer{}, err
 	}
-	h.log.DebugContext(ctx, "notification", slog.Any("event", ev), slog.String("result", string(result)))
+	if h.log.Enabled(ctx, slog.LevelDebug) { // else the event is not worth its way to the heap
+		h.log.DebugContext(ctx, "notification", slog.Any("event", ev), slog.String("result", string(result)))
+	}
 	if result == dispatch.OtherFolder {
 		return answer{Success: true, Result: resultIgnored, Reason: string(result)}, nil
 	}

@@ -3,7 +3,6 @@ package notify
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"io"
 	"mime"
 	"net/http"
@@ -68,32 +67,32 @@ func parse(body []byte, contentType string) (n notification, ignored string, p *
 	if isCalendar(body, contentType) {
 		return n, reasonCalendar, nil // invitations come to the same URL (push_notification_chronos)
 	}
-	fields, p := object(body)
+	fields, p := readObject(body)
 	if p != nil {
 		return n, "", p
 	}
-	name, _ := text(fields["event"])
+	name, _ := text(fields.get("event"))
 	isNew, known := events[strings.ToLower(name)]
 	switch {
-	case hasCalendar(fields) && (!known || fields["imap-uid"] == nil):
+	case hasCalendar(fields) && (!known || fields.get("imap-uid") == nil):
 		return n, reasonCalendar, nil
 	case name == "":
 		return n, reasonNoEvent, nil
 	case !known:
 		return n, reasonUnknownEvent, nil
 	}
-	n.user, _ = text(fields["user"]) // without one it names nobody
+	n.user, _ = text(fields.get("user")) // without one it names nobody
 	var ok bool
-	if n.folder, ok = text(fields["folder"]); !ok || n.folder == "" || len(n.folder) > maxFolder {
+	if n.folder, ok = text(fields.get("folder")); !ok || n.folder == "" || len(n.folder) > maxFolder {
 		return n, "", bad("folder", "must be the mailbox's name, a string of 1 to 1024 bytes")
 	}
 	if strings.EqualFold(n.folder, event.Inbox) {
 		n.folder = event.Inbox
 	}
-	if n.uid, ok = highestUID(fields["imap-uid"]); !ok {
+	if n.uid, ok = highestUID(fields.get("imap-uid")); !ok {
 		return n, "", bad("imap-uid", "must be a whole number from 1 to 4294967295, or an array of them")
 	}
-	if raw := fields["imap-uidvalidity"]; raw != nil && !isNull(raw) {
+	if raw := fields.get("imap-uidvalidity"); raw != nil && !isNull(raw) {
 		if n.uidValidity, ok = number(raw); !ok {
 			return n, "", bad("imap-uidvalidity", "must be a whole number from 1 to 4294967295")
 		}
@@ -103,9 +102,9 @@ func parse(body []byte, contentType string) (n notification, ignored string, p *
 	}
 	// What decorates a notification is read leniently: a mail with an odd header is still new mail.
 	n.unseen = unseen(fields)
-	from, _ := text(fields["from"])
+	from, _ := text(fields.get("from"))
 	n.sender, n.address = author(from)
-	subject, _ := text(fields["subject"])
+	subject, _ := text(fields.get("subject"))
 	n.subject = clean(decodeWords(header(subject)), maxSubject)
 	return n, "", nil
 }
@@ -118,41 +117,30 @@ func bad(field, detail string) *problem.Problem {
 
 // hasCalendar reports a member that an invitation comes in. It is foreign to notifications of mail, but
 // does not make one anything else.
-func hasCalendar(fields map[string]json.RawMessage) bool {
+func hasCalendar(fields object) bool {
 	return slices.ContainsFunc([]string{"calendar", "itip", "ical"}, func(key string) bool {
-		return fields[key] != nil && !isNull(fields[key])
+		raw := fields.get(key)
+		return raw != nil && !isNull(raw)
 	})
 }
 
 func isCalendar(body []byte, contentType string) bool {
-	media, _, err := mime.ParseMediaType(contentType)
-	return err == nil && media == "text/calendar" || bytes.HasPrefix(bytes.TrimSpace(body), []byte("BEGIN:VCALENDAR"))
-}
-
-// object reads exactly one JSON object in UTF-8.
-func object(body []byte) (map[string]json.RawMessage, *problem.Problem) {
-	if !utf8.Valid(body) {
-		return nil, problem.New(http.StatusBadRequest, "bad_utf8", "the body must be JSON in UTF-8")
+	if contentType != "application/json" { // as nearly all come
+		media, _, err := mime.ParseMediaType(contentType)
+		if err == nil && media == "text/calendar" {
+			return true
+		}
 	}
-	d := json.NewDecoder(bytes.NewReader(body))
-	var fields map[string]json.RawMessage
-	if err := d.Decode(&fields); err != nil || fields == nil {
-		return nil, problem.New(http.StatusBadRequest, "not_json", "the body must be a JSON object")
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, problem.New(http.StatusBadRequest, "trailing_data", "something follows the JSON object")
-	}
-	return fields, nil
+	return bytes.HasPrefix(bytes.TrimSpace(body), []byte("BEGIN:VCALENDAR"))
 }
 
 func isNull(raw json.RawMessage) bool { return string(raw) == "null" }
 
 func text(raw json.RawMessage) (string, bool) {
-	var s string
-	if raw == nil || isNull(raw) || json.Unmarshal(raw, &s) != nil {
+	if len(raw) == 0 || raw[0] != '"' {
 		return "", false
 	}
-	return s, true
+	return unquote(raw)
 }
 
 // number reads a nonzero unsigned 32-bit number (RFC 9051 "nz-number").
@@ -164,7 +152,7 @@ func number(raw json.RawMessage) (uint32, bool) {
 // highestUID reads a uid, or the highest of an array: with several messages the newest counts.
 func highestUID(raw json.RawMessage) (uint32, bool) {
 	var many []json.RawMessage
-	if raw == nil || json.Unmarshal(raw, &many) != nil {
+	if len(raw) == 0 || raw[0] != '[' || json.Unmarshal(raw, &many) != nil {
 		return number(raw)
 	}
 	var highest uint32
@@ -179,9 +167,9 @@ func highestUID(raw json.RawMessage) (uint32, bool) {
 }
 
 // unseen reads the count as Dovecot names it, or as the original system did.
-func unseen(fields map[string]json.RawMessage) int {
+func unseen(fields object) int {
 	for _, key := range []string{"unseen", "unread"} {
-		n, err := strconv.ParseUint(string(fields[key]), 10, 31)
+		n, err := strconv.ParseUint(string(fields.get(key)), 10, 31)
 		if err == nil {
 			return int(n)
 		}
@@ -236,6 +224,9 @@ func author(raw string) (sender, address string) {
 // turn the reading direction (a name could hide its end with them), at most size bytes, cut between
 // characters as people see them.
 func clean(s string, size int) string {
+	if len(s) <= size && isClean(s) {
+		return s
+	}
 	var b strings.Builder
 	space := false
 	for _, r := range strings.ToValidUTF8(s, "\uFFFD") {
@@ -253,6 +244,18 @@ func clean(s string, size int) string {
 		b.WriteRune(r)
 	}
 	return cut(b.String(), size)
+}
+
+// isClean reports what most texts are: printable ASCII with single spaces inside.
+func isClean(s string) bool {
+	last := byte(' ')
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' || s[i] == ' ' && last == ' ' {
+			return false
+		}
+		last = s[i]
+	}
+	return s == "" || last != ' '
 }
 
 // cut shortens s to at most size bytes, between two grapheme clusters; inside one only when the first is

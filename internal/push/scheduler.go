@@ -63,7 +63,7 @@ type entry struct {
 	state     entryState
 	// again: a newer state came while this one was in flight.
 	again bool
-	// stumbles counts the flights in a row that failed for want of our own store. Only fly uses it.
+	// stumbles counts the flights in a row that failed for want of our own store. Whoever has the entry in flight owns it.
 	stumbles uint8
 }
 

@@ -62,19 +62,20 @@ type slot struct {
 }
 
 const (
-	// sqlUpsertSlot puts a newer state in a slot. A state still unsent keeps its first-dirty time and, when
+	// sqlReplaceSlot puts a newer state in a slot. A state still unsent keeps its first-dirty time and, when
 	// it failed before, its back-off: the provider is no healthier for our news. Facts of a message older
-	// than one reported before (last parameter 1) do not replace those of an unsent newer one. A
-	// subscription that is gone, which a cache may still have known, gets no slot.
-	sqlUpsertSlot = `INSERT INTO slots (subscription_id, collapse_key, version, sent_version, input, attempt, tries,
+	// than one reported before (second parameter 1) do not replace those of an unsent newer one.
+	sqlReplaceSlot = `UPDATE slots SET version = ?,
+		input = CASE WHEN version > sent_version AND ? = 1 THEN input ELSE ? END,
+		attempt = CASE WHEN version > sent_version THEN attempt ELSE 0 END,
+		first_dirty_ms = CASE WHEN version > sent_version THEN first_dirty_ms ELSE ? END,
+		not_before_ms = CASE WHEN version > sent_version AND attempt > 0 THEN not_before_ms ELSE ? END,
+		expires_ms = ? WHERE subscription_id = ? AND collapse_key = ? AND version < ?`
+	// sqlAddSlot makes one for the first state. A subscription that is gone, which a cache may still have
+	// known, gets none.
+	sqlAddSlot = `INSERT INTO slots (subscription_id, collapse_key, version, sent_version, input, attempt, tries,
 		first_dirty_ms, not_before_ms, expires_ms) SELECT id, ?, ?, 0, ?, 0, 0, ?, ?, ? FROM subscriptions WHERE id = ?
-		ON CONFLICT (subscription_id, collapse_key) DO UPDATE SET version = excluded.version,
-		input = CASE WHEN slots.version > slots.sent_version AND ? = 1 THEN slots.input ELSE excluded.input END,
-		attempt = CASE WHEN slots.version > slots.sent_version THEN slots.attempt ELSE 0 END,
-		first_dirty_ms = CASE WHEN slots.version > slots.sent_version THEN slots.first_dirty_ms ELSE excluded.first_dirty_ms END,
-		not_before_ms = CASE WHEN slots.version > slots.sent_version AND slots.attempt > 0 THEN slots.not_before_ms ELSE excluded.not_before_ms END,
-		expires_ms = excluded.expires_ms
-		WHERE excluded.version > slots.version`
+		ON CONFLICT DO NOTHING`
 	sqlSlot = `SELECT version, sent_version, input, attempt, tries, expires_ms, strikes, struck_ms, burst_ms FROM slots
 		WHERE subscription_id = ? AND collapse_key = ?`
 	sqlDirtySlots = `SELECT s.subscription_id, s.collapse_key, s.first_dirty_ms, s.not_before_ms, b.context_id, b.client, b.transport, b.target
@@ -105,7 +106,8 @@ func (s *Service) Enqueue(ctx context.Context, tx *db.Tx, subs []subscription.Su
 	if err != nil {
 		return nil, fmt.Errorf("encode slot input: %w", err)
 	}
-	now := s.Now()
+	input, now := string(raw), s.Now()
+	ms, expires := db.Millis(now), db.Millis(now.Add(s.NewMailTTL))
 	late := 0
 	if older {
 		late = 1
@@ -113,8 +115,10 @@ func (s *Service) Enqueue(ctx context.Context, tx *db.Tx, subs []subscription.Su
 	due := make([]Due, 0, len(subs))
 	for _, sub := range subs {
 		id := slotID{sub.ID, collapseKeyMail}
-		n, err := tx.Exec(ctx, sqlUpsertSlot, id.key, version, string(raw), db.Millis(now), db.Millis(now),
-			db.Millis(now.Add(s.NewMailTTL)), id.subscription, late)
+		n, err := tx.Exec(ctx, sqlReplaceSlot, version, late, input, ms, ms, expires, id.subscription, id.key, version)
+		if err == nil && n == 0 {
+			n, err = tx.Exec(ctx, sqlAddSlot, id.key, version, input, ms, ms, expires, id.subscription)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("put slot: %w", err)
 		}
@@ -271,10 +275,11 @@ func (s *Service) settle(ctx context.Context, f flight) (end settlement, err err
 		attempt, next, done = 0, f.answered, f.slot.version // done with, delivered or not
 		line.NextTry = time.Time{}
 	}
+	var change subscription.Change
 	err = s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) (err error) {
-		end = settlement{next: next}
+		end, change = settlement{next: next}, subscription.Change{}
 		if gone && !frozen {
-			end.removed, err = s.Subscriptions.RemoveGone(ctx, tx, f.sub.ID, since)
+			change, end.removed, err = s.Subscriptions.RemoveGone(ctx, tx, f.sub.ID, since)
 			if err != nil {
 				return err
 			}
@@ -303,5 +308,8 @@ func (s *Service) settle(ctx context.Context, f flight) (end settlement, err err
 			line.Reason, line.ProviderID, db.Millis(line.Accepted), db.Millis(line.Sent), db.Millis(line.Answered), db.Millis(line.NextTry))
 		return err
 	})
+	if err == nil && end.removed {
+		s.Subscriptions.Committed(change)
+	}
 	return end, err
 }

@@ -173,7 +173,7 @@ func TestSettle(t *testing.T) {
 			sub := r.subscribe(1, "apns", "o", fmt.Sprint("phone", c))
 			r.mail(s, 1, Input{}, false)
 			id := slotID{sub.ID, collapseKeyMail}
-			f, dirty, err := s.load(t.Context(), id)
+			f, dirty, err := s.read(t.Context(), id)
 			if err != nil || !dirty {
 				t.Fatalf("load: %v, %v", dirty, err)
 			}
@@ -195,7 +195,7 @@ func TestSettle(t *testing.T) {
 			want(t, name+": pending", pending, c.dirty)
 			want(t, name+": attempts", attempt, c.attempts)
 			want(t, name+": trace", len(r.trace(s, sub)), 1) // of what was removed, the end
-			_, again, err := s.load(t.Context(), id)
+			_, again, err := s.read(t.Context(), id)
 			if err != nil || again != c.dirty {
 				t.Errorf("%s: load: %v, %v", name, again, err)
 			}

@@ -293,16 +293,16 @@ func (s *Service) dropUnseen(ctx context.Context, before time.Time) (more bool, 
 	if err != nil || len(ids) == 0 {
 		return false, err
 	}
-	removed := 0
+	var changes []subscription.Change
 	err = s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
-		removed = 0
+		changes = nil
 		for _, id := range ids {
-			gone, err := s.Subscriptions.RemoveGone(ctx, tx, id, before)
+			change, removed, err := s.Subscriptions.RemoveGone(ctx, tx, id, before)
 			if err != nil {
 				return err
 			}
-			if gone {
-				removed++
+			if removed {
+				changes = append(changes, change)
 				o := Outcome{Outcome: outcome.Gone.String(), Reason: "unseen", Answered: s.Now()}
 				if err := putTombstone(ctx, tx, id, o); err != nil {
 					return err
@@ -311,10 +311,14 @@ func (s *Service) dropUnseen(ctx context.Context, before time.Time) (more bool, 
 		}
 		return nil
 	})
-	if err == nil && removed > 0 {
-		s.Log.InfoContext(ctx, "subscriptions removed: their apps have not been in touch for 270 days", slog.Int("subscriptions", removed))
+	if err != nil || len(changes) == 0 {
+		return false, err
 	}
-	return removed > 0, err
+	for _, c := range changes {
+		s.Subscriptions.Committed(c)
+	}
+	s.Log.InfoContext(ctx, "subscriptions removed: their apps have not been in touch for 270 days", slog.Int("subscriptions", len(changes)))
+	return true, nil
 }
 
 func (s *Service) unseen(ctx context.Context, before time.Time) (ids []string, err error) {

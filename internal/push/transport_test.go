@@ -55,7 +55,7 @@ func newBench(tb testing.TB, privacy Privacy) *bench {
 	must(tb, err)
 	b.apnsFake, err = fake.NewAPNs(fake.APNsConfig{
 		Keys:   []fake.APNsKey{{KeyID: "ABC123DEFG", TeamID: "DEF123GHIJ", Public: &key.PublicKey}},
-		Topics: []string{"com.example.mail"},
+		Topics: []string{"com.example.mail"}, FirstStream: true, MinTokenInterval: -1, // a second token at once
 	})
 	must(tb, err)
 	tokenKey, err := apns.LoadTokenKey(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), "ABC123DEFG", "DEF123GHIJ")

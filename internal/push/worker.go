@@ -28,6 +28,8 @@ const (
 	blockedFor = time.Minute
 	// storePause is the wait after a failure of our own store; it doubles up to maxStorePause.
 	storePause, maxStorePause = time.Second, time.Minute
+	// loaders is how many slots are read at once: as many as SQLite has connections to read.
+	loaders = 4
 	// settleTimeout bounds one attempt to commit an outcome. It is not the sender's time: what a provider
 	// took must be known as sent even when we stop.
 	settleTimeout = 5 * time.Second
@@ -65,13 +67,24 @@ func (s *Service) Run(ctx context.Context) error {
 	// Sends outlive ctx by drainTimeout: an answer on its way is worth waiting for.
 	sending, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	var flights sync.WaitGroup
+	var loading, flights sync.WaitGroup
+	start := make(chan *entry) // to the loaders
+	for range loaders {
+		loading.Go(func() {
+			for e := range start {
+				s.load(sending, e, &flights)
+			}
+		})
+	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for ctx.Err() == nil {
-		start, next := s.sched.take(s.Now())
-		for _, e := range start {
-			flights.Go(func() { s.fly(sending, e) })
+		taken, next := s.sched.take(s.Now())
+		for _, e := range taken {
+			select {
+			case start <- e:
+			case <-ctx.Done(): // it stays dirty
+			}
 		}
 		if next.IsZero() {
 			timer.Stop()
@@ -86,6 +99,8 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	drained := time.AfterFunc(drainTimeout, stop)
 	defer drained.Stop()
+	close(start)
+	loading.Wait()
 	flights.Wait()
 	return nil
 }
@@ -98,32 +113,40 @@ type flight struct {
 	sent, answered time.Time
 }
 
-// fly makes one try of one slot and commits its outcome. The permit of its lane is held until then.
-func (s *Service) fly(ctx context.Context, e *entry) {
-	f, dirty, err := s.load(ctx, e.id)
-	if err != nil && ctx.Err() != nil {
+// load reads a slot that is to be sent, and begins its flight. A few goroutines do it for all: more could not
+// read at once anyway, and reading takes deep stacks, which a thousand waiting flights would keep.
+func (s *Service) load(ctx context.Context, e *entry, flights *sync.WaitGroup) {
+	f, dirty, err := s.read(ctx, e.id)
+	switch {
+	case err != nil && ctx.Err() != nil:
 		s.sched.done(e, true, s.Now()) // stopping
-		return
-	}
-	if err != nil {
-		// The store is away, or a row of it is damaged. Holding the permit for a moment keeps a lane from
-		// spinning, giving it back keeps damaged rows from using up all permits.
+	case err != nil:
 		s.storeFailed(ctx, err)
-		pause(ctx, storePause)
-		wait := min(storePause<<e.stumbles, maxStorePause)
-		e.stumbles = min(e.stumbles+1, 10)
-		s.sched.done(e, true, s.Now().Add(wait))
-		return
-	}
-	e.stumbles = 0
-	if !dirty {
+		flights.Go(func() { s.stumble(ctx, e) })
+	case !dirty:
+		e.stumbles = 0
 		s.sched.done(e, false, time.Time{})
-		return
+	default:
+		e.stumbles = 0
+		if at := f.slot.allowed(f.sub.Token.Transport); at.After(f.sent) && f.slot.expires.After(f.sent) {
+			s.sched.done(e, true, at) // it waits, and so does what comes meanwhile
+			return
+		}
+		flights.Go(func() { s.fly(ctx, e, f) })
 	}
-	if at := f.slot.allowed(f.sub.Token.Transport); at.After(f.sent) && f.slot.expires.After(f.sent) {
-		s.sched.done(e, true, at) // it waits, and so does what comes meanwhile
-		return
-	}
+}
+
+// stumble ends a flight that did not begin: the store is away, or a row of it is damaged. Holding the permit
+// for a moment keeps a lane from spinning, giving it back keeps damaged rows from using up all permits.
+func (s *Service) stumble(ctx context.Context, e *entry) {
+	pause(ctx, storePause)
+	wait := min(storePause<<e.stumbles, maxStorePause)
+	e.stumbles = min(e.stumbles+1, 10)
+	s.sched.done(e, true, s.Now().Add(wait))
+}
+
+// fly makes one try of one slot and commits its outcome. The permit of its lane is held until then.
+func (s *Service) fly(ctx context.Context, e *entry, f flight) {
 	f.outcome = s.send(ctx, f.slot, f.sub, f.sent)
 	f.answered = s.Now()
 	s.metrics.count(f.sub.Token.Transport, f.outcome)
@@ -209,8 +232,8 @@ func (s *Service) storeWorks(ctx context.Context) {
 	}
 }
 
-// load reads the current state of a slot; dirty is false when there is nothing to send.
-func (s *Service) load(ctx context.Context, id slotID) (f flight, dirty bool, err error) {
+// read finds the current state of a slot; dirty is false when there is nothing to send.
+func (s *Service) read(ctx context.Context, id slotID) (f flight, dirty bool, err error) {
 	f.slot, err = s.loadSlot(ctx, id)
 	if err == nil && f.slot.version > f.slot.sent {
 		f.sent = s.Now() // before the token is read: one that is renewed from here on is not gone by this try

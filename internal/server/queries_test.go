@@ -127,6 +127,9 @@ func day(t *testing.T, w *world) {
 		}
 	}
 
+	w.stop()
+	w.start() // what memory held is read again
+
 	// A provider's "gone" removes the tablet and nothing else.
 	w.apns.Unregister(tablet.target, time.Now().Add(time.Minute))
 	w.notify("1@1", 3)

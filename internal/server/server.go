@@ -131,6 +131,9 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 	if err != nil {
 		return err
 	}
+	if err := tenants.Join(ctx, s.bus, s.log); err != nil { // ends with the bus
+		return err
+	}
 	accounts := account.New(account.Config{
 		DB: s.db, Keys: s.state.keys, Tenants: tenants, Log: s.log, Now: now,
 		SessionLifetime: time.Duration(cfg.Sessions.Lifetime), MaxSessions: cfg.Sessions.MaxPerUser,
@@ -186,7 +189,8 @@ func newHTTPServer(h http.Handler, log *slog.Logger) *http.Server {
 func (s *Server) internalMux(notifier http.Handler, reg *prometheus.Registry) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(notify.Path, notifier)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{Registry: reg}))
+	// Compressing would save a few kilobytes on a local network, and hold two megabytes here.
+	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{Registry: reg, DisableCompression: true}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { writeStatus(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)

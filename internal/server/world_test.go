@@ -64,6 +64,7 @@ func newWorld(tb testing.TB, databaseURL, notifyForm string) *world {
 	must(tb, err)
 	w.sandbox, err = fake.NewAPNs(apple)
 	must(tb, err)
+	w.sandbox.Register(strings.Repeat("0", 64)) // and nobody else, before a test says so
 	w.fcm, err = fake.NewFCM(fake.FCMConfig{})
 	must(tb, err)
 	w.webpush, err = fake.NewWebPush(fake.WebPushConfig{})

@@ -2,89 +2,36 @@ package subscription
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
-	"sync"
-	"time"
+	"strconv"
+	"strings"
 
 	"github.com/posthorn-mail/posthorn/internal/bus"
 	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
 )
 
-const (
-	// cacheLife bounds how long a change made by another node can stay unseen when the bus lost the word of
-	// it. Our own changes are seen at once.
-	cacheLife = 4 * time.Second
-	// maxCached bounds the users in the cache. Beyond it, it is emptied: with entries that die in
-	// seconds, choosing among them is not worth a line.
-	maxCached = 16384
-)
+// maxCached bounds the users in the cache.
+const maxCached = 12288
 
-// cache holds users' subscriptions, without the token, for the way of an event. What it has missed is
-// harmless: push puts no slot for a subscription that is gone.
-type cache struct {
-	mu sync.Mutex // guards all; held for map operations only
-	// changes counts invalidations, so that a look-up that raced with one is not kept.
-	changes uint64
-	byUser  map[tenant.UserID]cached
-}
-
-type cached struct {
-	subs []Subscription
-	at   time.Time
-}
-
-func (c *cache) get(u tenant.UserID, now time.Time) (subs []Subscription, ok bool, changes uint64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	e, ok := c.byUser[u]
-	if ok && now.Sub(e.at) >= cacheLife {
-		delete(c.byUser, u)
-		ok = false
-	}
-	return e.subs, ok, c.changes
-}
-
-func (c *cache) put(u tenant.UserID, subs []Subscription, now time.Time, changes uint64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.changes != changes {
-		return
-	}
-	if len(c.byUser) >= maxCached {
-		clear(c.byUser)
-	}
-	c.byUser[u] = cached{subs, now}
-}
-
-func (c *cache) drop(users ...tenant.UserID) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.changes++
-	for _, u := range users {
-		delete(c.byUser, u)
-	}
-}
-
-func (c *cache) dropAll() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.changes++
-	clear(c.byUser)
-}
-
-// For finds the live subscriptions of a user that want a topic and whose client may have pushes, as of
-// at most cacheLife ago. Tokens come without their body. The result is the caller's.
+// For finds the live subscriptions of a user that want a topic and whose client may have pushes. A change by
+// another node, of which the bus lost the word, can stay unseen for 5 s. Tokens come without their body.
+// The result is the caller's.
 func (s *Store) For(ctx context.Context, u tenant.UserID, topic string) ([]Subscription, error) {
 	now := s.now()
-	subs, ok, changes := s.cache.get(u, now)
+	if err := s.ledger.Check(ctx, now); err != nil {
+		return nil, fmt.Errorf("look for changes of subscriptions: %w", err)
+	}
+	subs, ok, changes := s.cache.Get(u)
 	if !ok {
 		var err error
 		if subs, err = s.ByUser(ctx, u); err != nil {
 			return nil, err
 		}
-		s.cache.put(u, subs, now, changes)
+		s.cache.Put(u, subs, changes)
 	}
 	var wanting []Subscription
 	for _, sub := range subs {
@@ -96,40 +43,90 @@ func (s *Store) For(ctx context.Context, u tenant.UserID, topic string) ([]Subsc
 	return wanting, nil
 }
 
-// changedSubject is where nodes tell each other whose subscriptions have changed.
-func changedSubject() bus.Subject { return bus.NewSubject("subscription.changed") }
+const (
+	sqlNextChange = `INSERT INTO changes (name, last) VALUES ('subscription', 1)
+		ON CONFLICT (name) DO UPDATE SET last = changes.last + 1 RETURNING last`
+	sqlLastChange = `SELECT COALESCE(MAX(last), 0) FROM changes WHERE name = 'subscription'`
+)
 
-// change writes a change of users' subscriptions: fn's, and with it the listeners they want. Then every
-// node forgets what it knew of them.
+func (s *Store) lastChange(ctx context.Context) (n int64, err error) {
+	return n, s.db.QueryRow(ctx, sqlLastChange).Scan(&n)
+}
+
+// A Change is one of users' subscriptions, with its number. Committed is called once it is.
+type Change struct {
+	users []tenant.UserID
+	n     int64
+}
+
+// next counts a change, inside its write. It comes last: until the commit, no other change is counted.
+func next(ctx context.Context, tx *db.Tx, users ...tenant.UserID) (Change, error) {
+	c := Change{users: users}
+	return c, tx.QueryRow(ctx, sqlNextChange).Scan(&c.n)
+}
+
+// Committed has every node forget what it knew of the users.
+func (s *Store) Committed(c Change) {
+	for _, u := range c.users {
+		s.cache.Drop(u)
+	}
+	if c.n == 0 {
+		return
+	}
+	s.ledger.Heard(c.n)
+	if s.bus == nil {
+		return
+	}
+	names := make([]string, len(c.users))
+	for i, u := range c.users {
+		names[i] = u.String()
+	}
+	// Unsent, it heals by the ledger; the bus counts it.
+	_ = s.bus.Publish(changedSubject(), []byte(strconv.FormatInt(c.n, 10)+" "+strings.Join(names, " ")))
+}
+
+// change writes a change of users' subscriptions: fn's, and with it the listeners they want.
 func (s *Store) change(ctx context.Context, fn func(context.Context, *db.Tx) ([]tenant.UserID, error)) error {
-	var users []tenant.UserID
+	var c Change
 	err := s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
-		var err error
-		if users, err = fn(ctx, tx); err != nil {
+		users, err := fn(ctx, tx)
+		c = Change{users: users}
+		if err != nil || len(users) == 0 {
 			return err
 		}
-		return s.refreshListeners(ctx, tx, users)
-	})
-	// Also after an error: a COMMIT whose answer was lost may have happened.
-	s.cache.drop(users...)
-	if s.bus != nil {
-		for _, u := range users {
-			_ = s.bus.Publish(changedSubject(), []byte(u.String())) // unsent, it heals by cacheLife; the bus counts it
+		if err := s.refreshListeners(ctx, tx, users); err != nil {
+			return err
 		}
+		c, err = next(ctx, tx, users...)
+		return err
+	})
+	if err != nil {
+		c.n = 0 // a COMMIT whose answer was lost may have happened: then it is a number that nobody heard of
 	}
+	s.Committed(c)
 	return err
 }
+
+// changedSubject is where nodes tell each other whose subscriptions have changed: "7 3@1 4@1", the number first.
+func changedSubject() bus.Subject { return bus.NewSubject("subscription.changed") }
 
 // Join tells the other nodes of our changes from now on, and hears of theirs until the returned
 // subscription is closed. It comes before the store is used concurrently.
 func (s *Store) Join(ctx context.Context, b *bus.Bus, log *slog.Logger) (*bus.Subscription, error) {
 	s.bus = b
 	return b.Subscribe(ctx, changedSubject(), func(ctx context.Context, m bus.Message) {
-		u, err := tenant.ParseUserID(string(m.Data))
+		number, names, _ := strings.Cut(string(m.Data), " ")
+		n, err := strconv.ParseInt(number, 10, 64)
+		for name := range strings.FieldsSeq(names) {
+			u, wrong := tenant.ParseUserID(name)
+			if err = errors.Join(err, wrong); wrong == nil {
+				s.cache.Drop(u)
+			}
+		}
 		if err != nil {
-			log.WarnContext(ctx, "bus message is not a user", slog.Any("err", err))
+			log.WarnContext(ctx, "bus message names no change of subscriptions", slog.Any("err", err))
 			return
 		}
-		s.cache.drop(u)
-	}, func(context.Context) { s.cache.dropAll() })
+		s.ledger.Heard(n)
+	}, func(context.Context) { s.cache.DropAll() })
 }

@@ -2,7 +2,6 @@ package subscription_test
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
@@ -109,12 +108,4 @@ func TestLostWordHeals(t *testing.T) {
 			t.Errorf("after 5 s the other node still sees %d subscriptions", n)
 		}
 	})
-}
-
-func TestCacheIsBounded(t *testing.T) {
-	f := newFixture(t, "sqlite:"+t.TempDir()+"/x.db")
-	subscription.CacheUsers(f.Store, 40_000)
-	if n := subscription.CachedUsers(f.Store); n > 16384 || n == 0 {
-		t.Error(fmt.Sprint(n, " users cached"))
-	}
 }

@@ -102,7 +102,7 @@ func TestListenerWaits(t *testing.T) {
 	var both sync.WaitGroup
 	both.Go(func() {
 		err := f.db.Write(t.Context(), func(ctx context.Context, tx *db.Tx) error {
-			_, err := f.RemoveGone(ctx, tx, a.ID, f.now())
+			_, _, err := f.RemoveGone(ctx, tx, a.ID, f.now())
 			close(removed)
 			<-release
 			return err

@@ -22,6 +22,7 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+	"unique"
 
 	"github.com/posthorn-mail/posthorn/internal/account"
 	"github.com/posthorn-mail/posthorn/internal/bus"
@@ -85,13 +86,18 @@ type Store struct {
 	keys    *seal.Keyring
 	allowed func(client string) bool
 	now     func() time.Time
-	cache   cache
-	bus     *bus.Bus // nil before Join
+	// cache holds users' subscriptions, without the token, for the way of an event. What it has missed is
+	// harmless: push puts no slot for a subscription that is gone.
+	cache  *bus.Cache[tenant.UserID, []Subscription]
+	ledger *bus.Ledger
+	bus    *bus.Bus // nil before Join
 }
 
 // New returns a Store. allowed says whether a client may have pushes.
 func New(d *db.DB, keys *seal.Keyring, allowed func(client string) bool, now func() time.Time) *Store {
-	return &Store{db: d, keys: keys, allowed: allowed, now: now, cache: cache{byUser: map[tenant.UserID]cached{}}}
+	s := &Store{db: d, keys: keys, allowed: allowed, now: now, cache: bus.NewCache[tenant.UserID, []Subscription](maxCached)}
+	s.ledger = bus.NewLedger(s.lastChange, s.cache.DropAll)
+	return s
 }
 
 // Allowed reports whether a client may have pushes.
@@ -209,8 +215,17 @@ func scan(scan func(...any) error, v *Subscription, more ...any) error {
 		return err
 	}
 	v.Created, v.Expires = db.Time(created), db.Time(expires)
+	// Thousands of subscriptions are held that say the same.
+	v.Client, v.Token.Transport = unique.Make(v.Client).Value(), unique.Make(v.Token.Transport).Value()
+	if topics == usualTopics {
+		v.Topics = []string{TopicNewMail}
+		return nil
+	}
 	return json.Unmarshal([]byte(topics), &v.Topics)
 }
+
+// usualTopics are the topics of nearly all subscriptions, as their column has them.
+const usualTopics = `["` + TopicNewMail + `"]`
 
 func scanRows(rows *sql.Rows, err error) ([]Subscription, error) {
 	if err != nil {
@@ -295,18 +310,21 @@ func (s *Store) UnsubscribeDevice(ctx context.Context, u tenant.UserID, device s
 }
 
 // RemoveGone removes, inside a write, a subscription whose token the provider called gone, unless the
-// device has renewed it after the token was already gone. It reports whether it did.
-func (s *Store) RemoveGone(ctx context.Context, tx *db.Tx, id string, gone time.Time) (bool, error) {
+// device has renewed it after the token was already gone. It reports whether it did; then the change is for
+// Committed.
+func (s *Store) RemoveGone(ctx context.Context, tx *db.Tx, id string, gone time.Time) (c Change, removed bool, err error) {
 	var u tenant.UserID
-	err := tx.QueryRow(ctx, sqlRemoveGone, id, db.Millis(gone)).Scan(&u.Context, &u.ID)
+	err = tx.QueryRow(ctx, sqlRemoveGone, id, db.Millis(gone)).Scan(&u.Context, &u.ID)
 	if errors.Is(err, sql.ErrNoRows) {
-		return false, nil
+		return Change{}, false, nil
 	} else if err != nil {
-		return false, err
+		return Change{}, false, err
 	}
-	// Before the commit: who looks meanwhile finds it once more, which is harmless.
-	s.cache.drop(u)
-	return true, s.refreshListeners(ctx, tx, []tenant.UserID{u})
+	if err := s.refreshListeners(ctx, tx, []tenant.UserID{u}); err != nil {
+		return Change{}, false, err
+	}
+	c, err = next(ctx, tx, u)
+	return c, true, err
 }
 
 // Found remembers, inside a write, in which APNs environment the token of a subscription was found to be.

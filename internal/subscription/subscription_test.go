@@ -347,7 +347,7 @@ func TestRemoveGone(t *testing.T) {
 			t.Helper()
 			var got bool
 			f.write(t, func(ctx context.Context, tx *db.Tx) (err error) {
-				got, err = f.RemoveGone(ctx, tx, id, gone)
+				_, got, err = f.RemoveGone(ctx, tx, id, gone)
 				return err
 			})
 			if got != want {

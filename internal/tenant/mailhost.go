@@ -101,10 +101,10 @@ func (s *Store) AddMailHost(ctx context.Context, h MailHost, password string) er
 		sum := HashPassword(password)
 		hash = hex.EncodeToString(sum[:])
 	}
-	return s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+	return s.change(ctx, func(ctx context.Context, tx *db.Tx) (User, error) {
 		for _, c := range h.Contexts {
 			if err := mustHave(ctx, tx, sqlHasContext, c, "contexts", "there is no context %v: add it first"); err != nil {
-				return err
+				return User{}, err
 			}
 		}
 		n, err := tx.Exec(ctx, sqlAddMailHost, h.Name, h.IMAPHost, h.IMAPPort, h.Security, oneIf(h.Insecure), h.CA, login, hash,
@@ -112,7 +112,7 @@ func (s *Store) AddMailHost(ctx context.Context, h MailHost, password string) er
 		if err == nil && n == 0 {
 			err = fmt.Errorf("mail host %q, or notify login %q, %w", h.Name, h.NotifyLogin, ErrExists)
 		}
-		return err
+		return User{}, err
 	})
 }
 
@@ -217,18 +217,18 @@ func (s *Store) MailHost(ctx context.Context, name string) (MailHost, error) {
 
 // RemoveMailHost removes a mail host that has no users.
 func (s *Store) RemoveMailHost(ctx context.Context, name string) error {
-	return s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+	return s.change(ctx, func(ctx context.Context, tx *db.Tx) (User, error) {
 		var users int64
 		if err := tx.QueryRow(ctx, sqlMailHostUsers, name).Scan(&users); err != nil {
-			return err
+			return User{}, err
 		}
 		if users > 0 {
-			return fmt.Errorf("mail host %q is %w by %d users: remove them first", name, ErrInUse, users)
+			return User{}, fmt.Errorf("mail host %q is %w by %d users: remove them first", name, ErrInUse, users)
 		}
 		n, err := tx.Exec(ctx, sqlRemoveMailHost, name)
 		if err == nil && n == 0 {
 			err = fmt.Errorf("mail host %q %w", name, ErrNotFound)
 		}
-		return err
+		return User{}, err
 	})
 }

@@ -5,10 +5,8 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/subtle"
-	"database/sql"
 	"encoding/base64"
 	"errors"
-	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -43,11 +41,10 @@ func (s *Store) Speaker(ctx context.Context, login, password string) (Speaker, e
 		want, sp.form, sp.AllowFrom = s.dflt.Hash, s.dflt.UserForm, s.dflt.AllowFrom
 	} else if known = checkName("login", login) == nil; known { // others nobody has, nor could ask PostgreSQL for
 		var h hostRow
-		err := scanHost(s.db.QueryRow(ctx, sqlMailHostByNotifier, login).Scan, &h)
-		if err != nil && !errors.Is(err, sql.ErrNoRows) {
-			return Speaker{}, fmt.Errorf("find notify credential: %w", err)
+		var err error
+		if h, known, err = s.speaker(ctx, login); err != nil {
+			return Speaker{}, err
 		}
-		known = err == nil
 		want = h.hash
 		sp.mailhost, sp.form, sp.AllowFrom, sp.contexts = h.Name, h.UserForm, h.AllowFrom, h.Contexts
 	}
@@ -74,24 +71,21 @@ func (s *Store) Resolve(ctx context.Context, sp Speaker, name string) (id UserID
 	if sp.form == FormMetadata {
 		return s.resolveAlias(ctx, sp, name)
 	}
-	users, err := s.UsersByLogin(ctx, name)
+	users, err := s.residentsByLogin(ctx, name)
 	if err != nil {
-		return UserID{}, "", fmt.Errorf("find user by login: %w", err)
+		return UserID{}, "", err
 	}
-	var mine []User
+	mine := 0
 	for _, u := range users {
-		h, err := s.MailHost(ctx, u.MailHost)
-		if err != nil {
-			return UserID{}, "", fmt.Errorf("find user's mail host: %w", err)
-		}
-		if sp.speaksFor(h, u.ID.Context) {
-			mine = append(mine, u)
+		if sp.speaksFor(u.host, u.ID.Context) {
+			id = u.ID
+			mine++
 		}
 	}
 	switch {
-	case len(mine) == 1:
-		return mine[0].ID, "", nil
-	case len(mine) > 1:
+	case mine == 1:
+		return id, "", nil
+	case mine > 1:
 		return UserID{}, ReasonAmbiguousUser, nil
 	case len(users) > 0:
 		return UserID{}, ReasonForeignUser, nil
@@ -105,26 +99,22 @@ func (s *Store) resolveAlias(ctx context.Context, sp Speaker, name string) (User
 	if err != nil {
 		return UserID{}, ReasonUnknownUser, nil //nolint:nilerr // not an error of ours: the name is a claim
 	}
-	u, err := s.User(ctx, id)
-	if errors.Is(err, ErrNotFound) {
-		return UserID{}, ReasonUnknownUser, nil
-	} else if err != nil {
+	users, err := s.residentByID(ctx, id)
+	if err != nil {
 		return UserID{}, "", err
 	}
-	h, err := s.MailHost(ctx, u.MailHost)
-	if err != nil {
-		return UserID{}, "", fmt.Errorf("find user's mail host: %w", err)
-	}
-	if !sp.speaksFor(h, id.Context) {
+	switch {
+	case len(users) == 0:
+		return UserID{}, ReasonUnknownUser, nil
+	case !sp.speaksFor(users[0].host, id.Context):
 		return UserID{}, ReasonForeignUser, nil
-	}
-	if (h.KeyedAlias || keyed) && !s.verifyMAC(id, mac) {
+	case (users[0].host.KeyedAlias || keyed) && !s.verifyMAC(id, mac):
 		return UserID{}, ReasonUnverifiedUser, nil
 	}
 	return id, "", nil
 }
 
-func (sp Speaker) speaksFor(h MailHost, inContext int64) bool {
+func (sp Speaker) speaksFor(h *MailHost, inContext int64) bool {
 	if sp.mailhost == "" {
 		return h.NotifyLogin == ""
 	}

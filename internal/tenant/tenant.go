@@ -5,7 +5,8 @@
 // so decides for which users it can speak. Passwords of users are not here (account), nor is
 // anything a device wants (subscription).
 //
-// A Store is safe for concurrent use; every method is one transaction.
+// A Store is safe for concurrent use; every method is one transaction, save those that a notification needs:
+// they answer from memory, and may not see what another node changed until up to 5 s ago.
 package tenant
 
 import (
@@ -19,6 +20,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/posthorn-mail/posthorn/internal/bus"
 	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/seal"
 )
@@ -76,6 +78,9 @@ type Store struct {
 	alias [][]byte // keys of the MAC in keyed aliases, the one in use first
 	dflt  NotifyCredential
 	now   func() time.Time
+
+	cache cache
+	bus   *bus.Bus // nil before Join
 }
 
 // NotifyCredential is the installation's own notify credential. It speaks for the mail hosts that
@@ -95,7 +100,9 @@ func New(d *db.DB, keys *seal.Keyring, dflt NotifyCredential, now func() time.Ti
 	if err != nil {
 		return nil, err
 	}
-	return &Store{db: d, alias: alias, dflt: dflt, now: now}, nil
+	s := &Store{db: d, alias: alias, dflt: dflt, now: now}
+	s.cache = newCache(s.lastChange)
+	return s, nil
 }
 
 // Context is one tenant.

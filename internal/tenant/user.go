@@ -26,7 +26,7 @@ const (
 		WHERE (CAST(? AS BIGINT) = 0 OR context_id = ?) AND (? = '' OR mailhost = ?) ORDER BY context_id, id`
 	sqlUser         = `SELECT context_id, id, login, mailhost FROM users WHERE context_id = ? AND id = ?`
 	sqlUsersByLogin = `SELECT context_id, id, login, mailhost FROM users WHERE login_key = ? ORDER BY mailhost`
-	sqlRemoveUser   = `DELETE FROM users WHERE context_id = ? AND id = ?`
+	sqlRemoveUser   = `DELETE FROM users WHERE context_id = ? AND id = ? RETURNING login`
 	sqlHasContext   = `SELECT COUNT(*) FROM contexts WHERE id = ?`
 	sqlHasMailHost  = `SELECT COUNT(*) FROM mailhosts WHERE name = ?`
 )
@@ -40,22 +40,22 @@ func (s *Store) AddUser(ctx context.Context, u User) (User, error) {
 		return User{}, err
 	}
 	var added User
-	err := s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+	err := s.change(ctx, func(ctx context.Context, tx *db.Tx) (User, error) {
 		added = u
 		if err := mustHave(ctx, tx, sqlHasContext, u.ID.Context, "user", "there is no context %v: add it first"); err != nil {
-			return err
+			return added, err
 		}
 		if err := mustHave(ctx, tx, sqlHasMailHost, u.MailHost, "mailhost", "there is no mail host %q: add it first"); err != nil {
-			return err
+			return added, err
 		}
 		if err := takeID(ctx, tx, "user/"+strconv.FormatInt(u.ID.Context, 10), &added.ID.ID); err != nil {
-			return err
+			return added, err
 		}
 		n, err := tx.Exec(ctx, sqlAddUser, added.ID.Context, added.ID.ID, u.Login, loginKey(u.Login), u.MailHost, db.Millis(s.now()))
 		if err == nil && n == 0 {
 			err = fmt.Errorf("user %s, or login %q on mail host %q, %w", added.ID, u.Login, u.MailHost, ErrExists)
 		}
-		return err
+		return added, err
 	})
 	return added, err
 }
@@ -115,11 +115,12 @@ func (s *Store) UsersByLogin(ctx context.Context, login string) ([]User, error) 
 
 // RemoveUser removes a user and, by the schema, all that hangs on it.
 func (s *Store) RemoveUser(ctx context.Context, id UserID) error {
-	return s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
-		n, err := tx.Exec(ctx, sqlRemoveUser, id.Context, id.ID)
-		if err == nil && n == 0 {
+	return s.change(ctx, func(ctx context.Context, tx *db.Tx) (User, error) {
+		u := User{ID: id}
+		err := tx.QueryRow(ctx, sqlRemoveUser, id.Context, id.ID).Scan(&u.Login)
+		if errors.Is(err, sql.ErrNoRows) {
 			err = fmt.Errorf("user %s %w", id, ErrNotFound)
 		}
-		return err
+		return u, err
 	})
 }

@@ -348,6 +348,32 @@ func TestSendHonoursTheContext(t *testing.T) {
 	}
 }
 
+// TestSlowDrip: an answer that comes octet by octet is waited for no longer than any other; its status counts.
+func TestSlowDrip(t *testing.T) {
+	for status, kind := range map[int]outcome.Kind{201: outcome.Delivered, 503: outcome.Later} {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(status)
+			tick := time.NewTicker(time.Millisecond)
+			defer tick.Stop()
+			for r.Context().Err() == nil {
+				_, _ = w.Write([]byte("x"))
+				_ = http.NewResponseController(w).Flush()
+				<-tick.C
+			}
+		}))
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		begin := time.Now()
+		if o := newSender(t, []string{srv.URL}).Send(ctx, newReceiver(t).subscription(srv.URL+"/x"), Message{}); o.Kind != kind || o.Status != status {
+			t.Errorf("outcome %+v", o)
+		}
+		if d := time.Since(begin); d > 5*time.Second {
+			t.Errorf("after %v", d)
+		}
+		srv.Close()
+	}
+}
+
 func TestOriginOf(t *testing.T) {
 	for in, want := range map[string]string{
 		"https://Push.Example.com/x":        "https://push.example.com",

@@ -1,0 +1,170 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/posthorn-mail/posthorn/internal/push"
+	"github.com/posthorn-mail/posthorn/internal/subscription"
+	"github.com/posthorn-mail/posthorn/internal/tenant"
+)
+
+// pushExplain walks every gate between a mail for a user and his devices, in the order that a notification
+// passes them. Where one is closed the walk goes on as far as the next ones mean anything.
+func (a *API) pushExplain(r *http.Request) (int, any, error) {
+	id, err := tenant.ParseUserID(r.PathValue("user"))
+	if err != nil {
+		return 0, nil, err
+	}
+	e := PushExplanation{User: id.String(), Gates: []PushGate{}, Devices: []PushDeviceGates{}}
+	if err := a.explainUser(r.Context(), id, &e); err != nil {
+		return 0, nil, err
+	}
+	e.Closed = firstClosed(e.Gates)
+	for i := range e.Devices {
+		d := &e.Devices[i]
+		if d.Closed = firstClosed(d.Gates); d.Closed != "" && e.Closed == "" {
+			e.Closed = d.Closed + " of device " + d.ID
+		}
+	}
+	return http.StatusOK, e, nil
+}
+
+// explainUser walks the gates of the user, and then those of each device.
+func (a *API) explainUser(ctx context.Context, id tenant.UserID, e *PushExplanation) error {
+	pass := func(g push.Gate) { e.Gates = append(e.Gates, gateView(g)) }
+	u, err := a.Tenants.User(ctx, id)
+	if errors.Is(err, tenant.ErrNotFound) {
+		pass(push.Gate{
+			Name: "user", State: push.GateClosed, Detail: "there is no user " + id.String(),
+			Do: "posthorn user list shows the numbers; posthorn user add adds one",
+		})
+		return nil
+	} else if err != nil {
+		return err
+	}
+	e.Login, e.MailHost = u.Login, u.MailHost
+	pass(push.Gate{Name: "user", State: push.GateOpen, Detail: u.Login})
+	if _, err := a.Tenants.MailHost(ctx, u.MailHost); errors.Is(err, tenant.ErrNotFound) {
+		pass(push.Gate{
+			Name: "mailhost", State: push.GateClosed, Detail: "there is no mail host " + u.MailHost, Do: "add it with posthorn mailhost add",
+		})
+	} else if err != nil {
+		return err
+	} else {
+		pass(push.Gate{Name: "mailhost", State: push.GateOpen, Detail: u.MailHost})
+	}
+
+	subs, err := a.Subscriptions.ByUser(ctx, id)
+	if err != nil {
+		return err
+	}
+	g, err := a.subscriptionGate(ctx, id, subs)
+	if err != nil {
+		return err
+	}
+	if pass(g); len(subs) == 0 {
+		return nil
+	}
+	if g, err = a.listenerGate(ctx, id, subs); err != nil {
+		return err
+	}
+	pass(g)
+	for _, sub := range subs {
+		gates, err := a.deviceGates(ctx, sub)
+		if err != nil {
+			return err
+		}
+		d := PushDeviceGates{ID: sub.ID, Client: sub.Client, Transport: sub.Token.Transport, Target: sub.Token.Target, Gates: []PushGate{}}
+		for _, g := range gates {
+			d.Gates = append(d.Gates, gateView(g))
+		}
+		e.Devices = append(e.Devices, d)
+	}
+	return nil
+}
+
+func (a *API) subscriptionGate(ctx context.Context, id tenant.UserID, subs []subscription.Subscription) (push.Gate, error) {
+	g := push.Gate{Name: "subscription", State: push.GateOpen, Detail: fmt.Sprintf("%d subscribed devices", len(subs))}
+	if len(subs) == 1 {
+		g.Detail = "1 subscribed device"
+	}
+	if len(subs) > 0 {
+		return g, nil
+	}
+	sessions, err := a.Accounts.Sessions(ctx, id)
+	g.State, g.Detail = push.GateClosed, "no device has subscribed, and none is signed in"
+	g.Do = "sign in with the app, and let it notify"
+	if len(sessions) > 0 {
+		g.Detail = fmt.Sprintf("no device has subscribed, though there are sessions: %d", len(sessions))
+		g.Do = "let the app notify, in its settings or the phone's: it subscribes then"
+	}
+	return g, err
+}
+
+// listenerGate is what the mail server tells us of the user's mail.
+func (a *API) listenerGate(ctx context.Context, id tenant.UserID, subs []subscription.Subscription) (push.Gate, error) {
+	g := push.Gate{Name: "listener", State: push.GateClosed}
+	allowed := false
+	for _, sub := range subs {
+		allowed = allowed || a.Subscriptions.Allowed(sub.Client)
+	}
+	l, ok, err := a.Subscriptions.Listener(ctx, id)
+	switch {
+	case err != nil:
+		return g, err
+	case !allowed:
+		g.Detail, g.Do = "none is wanted: "+reasonNotAllowed, "add the client to push.allowed_clients in the configuration"
+	case !ok || !l.Wanted:
+		g.Detail, g.Do = "none is wanted: no subscription of an allowed client lives", "open the app: it subscribes again"
+	case l.State == subscription.Registered:
+		g.State, g.Detail = push.GateOpen, "registered: the mail server reports this user's new mail"
+	case l.State == subscription.Pending:
+		g.Detail, g.Until = "pending: "+l.Reason, l.NotBefore
+		if l.Reason == "" {
+			g.Detail = "pending: the mail server has not answered yet"
+		}
+		g.Do = "it is tried again then; the log has the mail server's error, and what asks for a sign-in only the user can mend"
+	default:
+		g.Detail = l.State + ": " + l.Reason
+		g.Do = "mend that at the mail server; it is looked at again within 90 minutes, and when the app is opened"
+	}
+	return g, nil
+}
+
+// deviceGates walks the gates of one device.
+func (a *API) deviceGates(ctx context.Context, sub subscription.Subscription) ([]push.Gate, error) {
+	client := push.Gate{Name: "client", State: push.GateOpen, Detail: sub.Client + " is allowed"}
+	if !a.Subscriptions.Allowed(sub.Client) {
+		client.State, client.Detail = push.GateClosed, sub.Client+" is not allowed"
+		client.Do = "add the client to push.allowed_clients in the configuration"
+	}
+	expiry := push.Gate{Name: "expiry", State: push.GateOpen, Detail: "the device set no end"}
+	if !sub.Expires.IsZero() {
+		expiry.Detail, expiry.Until = "the subscription lives", sub.Expires
+		if !sub.Expires.After(a.Now()) {
+			expiry.State, expiry.Detail, expiry.Do = push.GateClosed, "the subscription is over", "open the app: it subscribes again"
+		}
+	}
+	gates := []push.Gate{client, expiry}
+	// What dispatch decides (which folder and sender, at which hour) stands here, between what the device
+	// asked for and how it is sent.
+	sending, err := a.Push.Explain(ctx, sub)
+	return append(gates, sending...), err
+}
+
+func gateView(g push.Gate) PushGate {
+	return PushGate{Gate: g.Name, State: g.State, Detail: g.Detail, Do: g.Do, Until: stamp(g.Until)}
+}
+
+// firstClosed names the first gate that is closed, or is "".
+func firstClosed(gates []PushGate) string {
+	for _, g := range gates {
+		if g.State == push.GateClosed {
+			return g.Gate
+		}
+	}
+	return ""
+}

@@ -1,0 +1,192 @@
+package dispatch
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/posthorn-mail/posthorn/internal/db"
+	"github.com/posthorn-mail/posthorn/internal/event"
+	"github.com/posthorn-mail/posthorn/internal/tenant"
+)
+
+const (
+	sqlState    = `SELECT version, folders FROM states WHERE context_id = ? AND user_id = ?`
+	sqlAddState = `INSERT INTO states (context_id, user_id, version, folders) SELECT context_id, id, 1, ? FROM users
+		WHERE context_id = ? AND id = ? ON CONFLICT DO NOTHING`
+	// sqlNextState takes the place of the version it was made from, or of none.
+	sqlNextState = `UPDATE states SET version = version + 1, folders = ? WHERE context_id = ? AND user_id = ? AND version = ?`
+)
+
+const (
+	// maxFolders bounds what is known of a user, maxValidities how many UIDVALIDITYs of one folder: a folder
+	// that is made anew has a new one, and events of the old one may come late. What was touched longest ago
+	// goes first.
+	maxFolders, maxValidities = 64, 4
+	// maxStates bounds the users in memory. Beyond it, all are forgotten, and read again when needed.
+	maxStates = 16384
+)
+
+// state is what is known of a user's mailbox: version counts the changes of it, 0 is before the first. It
+// is never changed, only replaced.
+type state struct {
+	version int64
+	folders []folder
+}
+
+// folder is what is known of a folder under one UIDVALIDITY.
+type folder struct {
+	Name     string `json:"f"`
+	Validity uint32 `json:"v"`
+	window
+	// Touched is when the last event came, in milliseconds since 1970.
+	Touched int64 `json:"t"`
+}
+
+// with is the state after an event. Not fresh means that the event was reported before. older says that a
+// newer message was: one with a higher uid, or one of the folder that took this one's place (its UIDVALIDITY
+// is higher, RFC 9051 section 2.3.1.1).
+func (s state) with(ev event.Event, ms int64) (next state, fresh, older bool) {
+	f := folder{Name: ev.Folder, Validity: ev.UIDValidity}
+	at := -1
+	for i, have := range s.folders {
+		switch {
+		case have.Name != ev.Folder:
+		case have.Validity == ev.UIDValidity:
+			f, at = have, i
+		case have.Validity > ev.UIDValidity:
+			older = older || ev.UIDValidity != 0 // who knows no UIDVALIDITY cannot be told to be late
+		}
+	}
+	if !f.add(ev.UID) {
+		return s, false, false
+	}
+	older = older || ev.UID < f.High
+	f.Touched = ms
+	folders := make([]folder, 0, len(s.folders)+1)
+	folders = append(folders, s.folders...)
+	if at >= 0 {
+		folders[at] = f
+	} else {
+		folders = forgetOldest(append(folders, f), maxValidities, func(o folder) bool { return o.Name == f.Name })
+		folders = forgetOldest(folders, maxFolders, func(folder) bool { return true })
+	}
+	return state{s.version + 1, folders}, true, older
+}
+
+// forgetOldest keeps at most so many of a kind.
+func forgetOldest(folders []folder, most int, kind func(folder) bool) []folder {
+	n := 0
+	oldest := -1
+	for i, f := range folders {
+		if !kind(f) {
+			continue
+		}
+		n++
+		if oldest < 0 || cmp.Or(cmp.Compare(f.Touched, folders[oldest].Touched), cmp.Compare(f.Validity, folders[oldest].Validity)) < 0 {
+			oldest = i
+		}
+	}
+	if n <= most {
+		return folders
+	}
+	return slices.Delete(folders, oldest, oldest+1)
+}
+
+// states keeps the states of the users that events came for lately. It may be behind the table, where another
+// node writes too: whoever builds on it finds out, because a state is only put in the place of the version
+// it was made from.
+type states struct {
+	mu     sync.Mutex // guards byUser; held for map operations only
+	byUser map[tenant.UserID]state
+}
+
+func (s *states) get(u tenant.UserID) (state, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st, ok := s.byUser[u]
+	return st, ok
+}
+
+// put keeps a committed state, unless a newer one is there.
+func (s *states) put(u tenant.UserID, st state) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	have, ok := s.byUser[u]
+	if ok && have.version >= st.version {
+		return
+	}
+	if !ok && len(s.byUser) >= maxStates {
+		clear(s.byUser)
+	}
+	s.byUser[u] = st
+}
+
+// drop forgets a user.
+func (s *states) drop(u tenant.UserID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.byUser, u)
+}
+
+// read finds the state of a user in the table.
+func read(ctx context.Context, tx *db.Tx, u tenant.UserID) (st state, err error) {
+	var folders string
+	err = tx.QueryRow(ctx, sqlState, u.Context, u.ID).Scan(&st.version, &folders)
+	if errors.Is(err, sql.ErrNoRows) {
+		return state{}, nil
+	} else if err != nil {
+		return state{}, fmt.Errorf("read state of user %s: %w", u, err)
+	}
+	if err := json.Unmarshal([]byte(folders), &st.folders); err != nil {
+		return state{}, fmt.Errorf("read state of user %s: %w", u, err)
+	}
+	return st, nil
+}
+
+// replace puts a state in the place of the one it was made from. It reports false when that one is there no more.
+func replace(ctx context.Context, tx *db.Tx, u tenant.UserID, next state) (bool, error) {
+	folders, err := json.Marshal(next.folders)
+	if err != nil {
+		return false, fmt.Errorf("encode state: %w", err)
+	}
+	var n int64
+	if next.version == 1 {
+		n, err = tx.Exec(ctx, sqlAddState, string(folders), u.Context, u.ID)
+	} else {
+		n, err = tx.Exec(ctx, sqlNextState, string(folders), u.Context, u.ID, next.version-1)
+	}
+	if err != nil {
+		return false, fmt.Errorf("write state of user %s: %w", u, err)
+	}
+	return n == 1, nil
+}
+
+// windowSize is how far below the highest uid a late one is still told from a repeated one.
+const windowSize = 64
+
+// window remembers which of the last uids of a folder were seen: bit i of Seen is uid High-i.
+type window struct {
+	High uint32 `json:"u"`
+	Seen uint64 `json:"s"`
+}
+
+// add marks uid and reports whether it was new. What is below the window counts as seen.
+func (w *window) add(uid uint32) bool {
+	if uid > w.High {
+		w.Seen = w.Seen<<(uid-w.High) | 1 // a shift by 64 or more leaves 0
+		w.High = uid
+		return true
+	}
+	back := w.High - uid
+	if back >= windowSize || w.Seen&(1<<back) != 0 {
+		return false
+	}
+	w.Seen |= 1 << back
+	return true
+}
