@@ -16,6 +16,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/posthorn-mail/posthorn/internal/account"
 	"github.com/posthorn-mail/posthorn/internal/listen/dovecot"
 	"github.com/posthorn-mail/posthorn/internal/subscription"
@@ -45,13 +47,15 @@ type Config struct {
 	Tenants       *tenant.Store
 	Dovecot       *dovecot.Source
 	Log           *slog.Logger
+	Metrics       prometheus.Registerer
 	Now           func() time.Time
 }
 
 // Service reconciles listeners.
 type Service struct {
 	Config
-	changed chan struct{}
+	changed   chan struct{}
+	listeners *prometheus.GaugeVec
 
 	mu      sync.Mutex // guards all below
 	work    map[tenant.UserID]*job
@@ -72,8 +76,13 @@ type job struct {
 }
 
 // New returns a Service. Nothing is dialled before Run.
-func New(c Config) *Service {
-	return &Service{Config: c, changed: make(chan struct{}, 1), work: map[tenant.UserID]*job{}}
+func New(c Config) (*Service, error) {
+	s := &Service{Config: c, changed: make(chan struct{}, 1), work: map[tenant.UserID]*job{}}
+	s.listeners = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "posthorn_listeners",
+		Help: "Users whose new mail is to be reported to us, by the state of that; counted once a minute.",
+	}, []string{"state"})
+	return s, c.Metrics.Register(s.listeners)
 }
 
 // Changed tells that users' wanted listeners may have changed.
@@ -147,6 +156,7 @@ func (s *Service) Run(ctx context.Context) error {
 			if err := s.Subscriptions.RemoveExpired(ctx); err != nil && ctx.Err() == nil {
 				s.Log.ErrorContext(ctx, "cannot remove expired subscriptions", slog.Any("err", err))
 			}
+			s.count(ctx)
 		case <-s.changed:
 		case <-timer.C:
 		}
@@ -155,6 +165,17 @@ func (s *Service) Run(ctx context.Context) error {
 			workers.Go(func() { s.run(ctx, j) })
 		}
 		timer.Reset(next)
+	}
+}
+
+// count sets the gauge. Without a count it keeps the last one: the look at the listeners says what is wrong.
+func (s *Service) count(ctx context.Context) {
+	count, err := s.Subscriptions.CountListeners(ctx)
+	if err != nil {
+		return
+	}
+	for _, state := range []string{subscription.Registered, subscription.Pending, subscription.Foreign, subscription.Unsupported} {
+		s.listeners.WithLabelValues(state).Set(float64(count[state]))
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/posthorn-mail/posthorn/internal/account"
 	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/listen/dovecot"
@@ -71,10 +73,13 @@ func newFixture(t *testing.T, url string, h tenant.MailHost, n int) *fixture {
 		DB: f.db, Keys: f.keys, Tenants: tenants, Log: log, Now: time.Now,
 		SessionLifetime: time.Hour, MaxSessions: 1, AttemptsPerLogin: 9, AttemptsPerAddress: 9, Window: time.Hour,
 	})
-	f.Service = New(Config{
+	f.Service, err = New(Config{
 		Subscriptions: subscription.New(f.db, f.keys, func(string) bool { return true }, time.Now),
-		Tenants:       tenants, Dovecot: &dovecot.Source{Accounts: accounts, Tenants: tenants}, Log: log, Now: time.Now,
+		Tenants:       tenants, Dovecot: &dovecot.Source{Accounts: accounts, Tenants: tenants}, Log: log, Metrics: prometheus.NewRegistry(), Now: time.Now,
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	_, err = tenants.AddContext(t.Context(), tenant.Context{})
 	h.Name, h.Security = "dove", tenant.SecurityNone
 	if err = errors.Join(err, tenants.AddMailHost(t.Context(), h, "")); err != nil {

@@ -252,7 +252,7 @@ func (b *bench) try(t *testing.T, r *rig, tr Transport, row answerRow, answer fa
 	ctx, stop := context.WithCancel(t.Context())
 	s := r.service(nil, &oneTry{tr, stop})
 	s.Wake(r.mail(s, 1, Input{}, false))
-	before := time.Now().Truncate(time.Millisecond) // as the store keeps times
+	before := time.Now().Truncate(time.Millisecond) // as the table keeps it
 	must(t, s.Run(ctx))
 
 	want(t, "requests", requests, row.requests)
@@ -282,7 +282,7 @@ func (b *bench) try(t *testing.T, r *rig, tr Transport, row answerRow, answer fa
 	if row.slot == slotAgain {
 		_, _, next, err := s.Pending(t.Context(), sub.ID)
 		must(t, err)
-		// The jitter of a first try is below 20 s, and ends may be rounded to milliseconds.
+		// The jitter of a first try is below 20 s.
 		if wait := next.Sub(before); wait < row.wait || wait > row.wait+25*time.Second {
 			t.Errorf("tried again after %v, want %v", wait, row.wait)
 		}

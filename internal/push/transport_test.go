@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -11,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -44,6 +46,15 @@ const deviceToken = "00fc13adff785122b4ad28809a3420982341241421348097878e577c991
 // registrationToken has the form of one.
 const registrationToken = "cXh1-0Z:APA91bHPRgkF3JUikC4ENAHEeMrd41Zxv3hVZjC9KtT8OvPVGJ-hQMRKRrZuJAEcl7B338qju59zJMjw2DELjzEvxwYv7hH5Ynpc1ODQ0aT4U4OFEeco8ohsN5PjL1iC2dNtk2BAokeMCg2ZXKqpc8FXKmhX94kIxQ" //nolint:gosec // nobody has this device
 
+// fcmKey is the key of every service account: to make one takes a while.
+var fcmKey = sync.OnceValue(func() *rsa.PrivateKey {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		panic(err)
+	}
+	return key
+})
+
 func newBench(tb testing.TB, privacy Privacy) *bench {
 	tb.Helper()
 	b := &bench{tb: tb, tokens: map[string]subscription.Token{}}
@@ -66,7 +77,7 @@ func newBench(tb testing.TB, privacy Privacy) *bench {
 	must(tb, err)
 	b.apns = APNs{Privacy: privacy, Apps: []*APNsApp{{Match: anybody, Topic: "com.example.mail", Sender: apnsSender}}}
 
-	b.fcmFake, err = fake.NewFCM(fake.FCMConfig{})
+	b.fcmFake, err = fake.NewFCM(fake.FCMConfig{Key: fcmKey()})
 	must(tb, err)
 	account, err := b.fcmFake.ServiceAccount()
 	must(tb, err)

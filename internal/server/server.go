@@ -156,9 +156,12 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 	if err != nil {
 		return err
 	}
-	s.listen = listen.New(listen.Config{
-		Subscriptions: subs, Tenants: tenants, Dovecot: &dovecot.Source{Accounts: accounts, Tenants: tenants}, Log: s.log, Now: now,
+	s.listen, err = listen.New(listen.Config{
+		Subscriptions: subs, Tenants: tenants, Dovecot: &dovecot.Source{Accounts: accounts, Tenants: tenants}, Log: s.log, Metrics: reg, Now: now,
 	})
+	if err != nil {
+		return err
+	}
 	notifier, err := notify.New(tenants, dispatch.New(s.db, subs, s.push, now), s.log, reg, now)
 	if err != nil {
 		return err

@@ -53,6 +53,7 @@ const (
 	listenerColumns   = `context_id, user_id, wanted, state, reason, attempt, not_before_ms, since_ms`
 	sqlListener       = `SELECT ` + listenerColumns + ` FROM listeners WHERE context_id = ? AND user_id = ?`
 	sqlListeners      = `SELECT ` + listenerColumns + ` FROM listeners WHERE wanted = 1 ORDER BY context_id, user_id`
+	sqlCountListeners = `SELECT state, COUNT(*) FROM listeners WHERE wanted = 1 GROUP BY state`
 	sqlDueListeners   = `SELECT ` + listenerColumns + ` FROM listeners WHERE not_before_ms <= ? ORDER BY not_before_ms LIMIT ?`
 	sqlNextListener   = `SELECT MIN(not_before_ms) FROM listeners WHERE not_before_ms > ?`
 	sqlSetListener    = `UPDATE listeners SET state = ?, reason = ?, attempt = ?, not_before_ms = ?,
@@ -141,6 +142,25 @@ func (s *Store) Listener(ctx context.Context, u tenant.UserID) (l Listener, ok b
 // Listeners lists the wanted listeners by user.
 func (s *Store) Listeners(ctx context.Context) ([]Listener, error) {
 	return scanListeners(s.db.Query(ctx, sqlListeners))
+}
+
+// CountListeners counts the wanted listeners by state; a state that none is in is missing.
+func (s *Store) CountListeners(ctx context.Context) (map[string]int, error) {
+	rows, err := s.db.Query(ctx, sqlCountListeners)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	count := map[string]int{}
+	for rows.Next() {
+		var state string
+		var n int
+		if err := rows.Scan(&state, &n); err != nil {
+			return nil, err
+		}
+		count[state] = n
+	}
+	return count, rows.Err()
 }
 
 // DueListeners lists up to limit listeners to look at now, longest due first. next is when one more is

@@ -21,6 +21,10 @@ unless_installed() { # prints the closing line with its reason, unless nothing i
 	exit 0
 }
 
+# Node is not installed here: few need it, and the packages that the tests run with it come from npm (node.go).
+command -v node >/dev/null && command -v npm >/dev/null ||
+	echo "SKIPPED PEER: Node 20 and npm are not here. The tests that have judges from npm will be skipped."
+
 [[ -n $(missing) ]] || exit 0
 command -v apt-get >/dev/null || unless_installed "there is no apt-get here"
 [[ $(id -u) == 0 ]] || unless_installed "only root may"

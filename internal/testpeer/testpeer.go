@@ -6,6 +6,9 @@
 // beside this file does, where it may. A test that asks for a peer this machine lacks is skipped
 // with a message that begins "SKIPPED PEER: "; with POSTHORN_REQUIRE_PEERS=1 it fails instead.
 //
+// [Node] is beside these: it runs scripts with packages from npm, which judge what Posthorn sends and what its
+// fakes answer. It never fails for want of them.
+//
 // # No process and no directory is left
 //
 // Every server runs under a guard: a small shell, in a session of its own, which holds the read end of

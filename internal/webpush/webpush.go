@@ -15,6 +15,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/ecdsa"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -34,7 +35,7 @@ const maxTTL = 30 * 24 * time.Hour
 
 // Message is what is sent to a subscription.
 type Message struct {
-	// Body is the plaintext, at most MaxBody bytes. It is encrypted as it is.
+	// Body is the plaintext, at most MaxBody bytes. Send encrypts it as it is.
 	Body []byte
 	// TTL is how long the push service keeps the message for a device that is away. It is rounded up to
 	// seconds and kept within 0 (deliver now or never) and 30 days (RFC 8030 section 5.2).
@@ -129,15 +130,40 @@ func (s *Sender) Send(ctx context.Context, sub Subscription, m Message) outcome.
 	if err != nil {
 		return outcome.Outcome{Kind: outcome.Refused, Reason: "bad_keys", Err: err}
 	}
+	return s.post(ctx, u, sub.Endpoint, body, m, http.Header{
+		"Content-Type": {"application/octet-stream"}, "Content-Encoding": {"aes128gcm"},
+	})
+}
+
+// SendPlain is Send without encryption: the push service and all between read m, whose body is JSON. It is for
+// the push subscriptions of JMAP, which may come without keys (RFC 8620 section 7.2) and get a
+// PushVerification before anything else. Posthorn's own subscriptions always have keys: for them it is Send.
+func (s *Sender) SendPlain(ctx context.Context, endpoint string, m Message) outcome.Outcome {
+	if reason, err := m.check(); err != nil {
+		return outcome.Outcome{Kind: outcome.Refused, Reason: reason, Err: err}
+	}
+	if !json.Valid(m.Body) {
+		return outcome.Outcome{Kind: outcome.Refused, Reason: "not_json", Err: errors.New("a body without encryption must be JSON")}
+	}
+	u, err := outbound.ParseURL(endpoint)
+	if err != nil {
+		return outcome.Outcome{Kind: outcome.Refused, Reason: "bad_endpoint", Err: err}
+	}
+	return s.post(ctx, u, endpoint, m.Body, m, http.Header{"Content-Type": {"application/json"}})
+}
+
+// post makes the one request of a Send; header describes the body. u is endpoint, parsed.
+func (s *Sender) post(ctx context.Context, u *url.URL, endpoint string, body []byte, m Message, header http.Header) outcome.Outcome {
 	origin := originOf(u)
 	authorization, err := s.vapid.authorization(origin, s.now())
 	if err != nil {
 		return outcome.Outcome{Kind: outcome.Blocked, Reason: "vapid_key", Err: err}
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, sub.Endpoint, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint, bytes.NewReader(body))
 	if err != nil { // its text quotes the URL; ParseURL has accepted it, so that only a nil context is left
 		return outcome.Outcome{Kind: outcome.Refused, Reason: "bad_endpoint", Err: errors.New("make the request")}
 	}
+	req.Header = header
 	m.setHeader(req.Header)
 	req.Header.Set("Authorization", authorization)
 	resp, err := s.http.Do(req)
@@ -175,8 +201,6 @@ func (m Message) check() (reason string, err error) {
 
 func (m Message) setHeader(h http.Header) {
 	ttl := min(max(m.TTL, 0), maxTTL)
-	h.Set("Content-Type", "application/octet-stream")
-	h.Set("Content-Encoding", "aes128gcm")
 	h.Set("TTL", strconv.FormatInt(int64((ttl+time.Second-1)/time.Second), 10))
 	if m.Urgency != "" {
 		h.Set("Urgency", m.Urgency)

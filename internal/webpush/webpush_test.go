@@ -89,6 +89,63 @@ func TestSend(t *testing.T) {
 	}
 }
 
+// TestPushVerification: what a JMAP server posts to a new push subscription (RFC 8620 section 7.2.2) goes out
+// encrypted to the keys that it came with, and as plain JSON where it has none.
+func TestPushVerification(t *testing.T) {
+	const verification = `{"@type":"PushVerification","pushSubscriptionId":"P43dcfa4-1dd4-41ef-9156-2c89b3b19c60","verificationCode":"da1f097b11ca17f06424e30bf02bfa67"}`
+	r := newReceiver(t)
+	var header http.Header
+	var body []byte
+	status := http.StatusCreated
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		header = req.Header
+		body, _ = io.ReadAll(req.Body)
+		w.WriteHeader(status)
+	}))
+	defer srv.Close()
+	s := newSender(t, []string{srv.URL})
+	m := Message{Body: []byte(verification), TTL: time.Hour, Urgency: "high"}
+
+	if o := s.Send(t.Context(), r.subscription(srv.URL+"/push"), m); o.Kind != outcome.Delivered {
+		t.Fatalf("outcome %+v", o)
+	}
+	if plain, err := r.decrypt(body); err != nil || string(plain) != verification || strings.Contains(string(body), "PushVerification") {
+		t.Errorf("decrypted %q, %v", plain, err)
+	}
+
+	if o := s.SendPlain(t.Context(), srv.URL+"/push", m); o.Kind != outcome.Delivered {
+		t.Fatalf("outcome %+v", o)
+	}
+	_, encoded := header["Content-Encoding"]
+	if string(body) != verification || header.Get("Content-Type") != "application/json" || encoded || header.Get("TTL") != "3600" || header.Get("Urgency") != "high" {
+		t.Errorf("%s, header %v", body, header)
+	}
+	if c := readVAPID(t, header.Get("Authorization")); c.Aud != srv.URL { // RFC 9749
+		t.Errorf("aud %q", c.Aud)
+	}
+	status = http.StatusGone
+	if o := s.SendPlain(t.Context(), srv.URL+"/push", m); o.Kind != outcome.Gone {
+		t.Errorf("outcome %+v", o)
+	}
+	for reason, c := range map[string]struct {
+		endpoint string
+		m        Message
+	}{
+		"not_json":     {srv.URL, Message{Body: []byte("PushVerification")}},
+		ReasonTooLarge: {srv.URL, Message{Body: make([]byte, MaxBody+1)}},
+		"bad_endpoint": {srv.URL + "#f", m},
+	} {
+		body = nil
+		if o := s.SendPlain(t.Context(), c.endpoint, c.m); o.Kind != outcome.Refused || o.Reason != reason || o.Err == nil || body != nil {
+			t.Errorf("%s: %+v, sent %q", reason, o, body)
+		}
+	}
+	// Keys that were lost never make a message of Posthorn's a plain one.
+	if o := s.Send(t.Context(), Subscription{Endpoint: srv.URL + "/push"}, m); o.Kind != outcome.Refused || o.Reason != "bad_keys" || body != nil {
+		t.Errorf("%+v, sent %q", o, body)
+	}
+}
+
 func TestSendRefusesWhatCannotBeSent(t *testing.T) {
 	s := newSender(t, nil)
 	r := newReceiver(t)
