@@ -151,6 +151,8 @@ func TestEnvironmentIsRemembered(t *testing.T) {
 		begin()
 		mail(1, sub, "2:delivered")
 		want(t, "requests after a restart", e.asked(), "1+2")
+		want(t, "the other user's device has none", r.environment(badSub), "")
+		want(t, "environment", r.environment(sub), apns.Sandbox)
 		r.subscribe(1, "apns", "…", fromXcode)
 		mail(1, sub, "3:delivered")
 		want(t, "requests after it was renewed", e.asked(), "1+3")
@@ -160,4 +162,11 @@ func TestEnvironmentIsRemembered(t *testing.T) {
 		mail(2, badSub, "2:suspect/BadDeviceToken")
 		want(t, "requests within an hour", e.asked(), "3+4")
 	})
+}
+
+func (r *rig) environment(sub subscription.Subscription) string {
+	r.tb.Helper()
+	loaded, err := r.subs.Load(r.tb.Context(), sub.ID)
+	must(r.tb, err)
+	return loaded.Environment
 }

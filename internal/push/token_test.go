@@ -221,7 +221,15 @@ func TestTraceGoesOn(t *testing.T) {
 		back := func() {
 			t.Helper()
 			advance(time.Minute)
-			want(t, "id", r.subscribe(1, "apns", "o", "phone").ID, sub.ID)
+			again := r.subscribe(1, "apns", "o", "phone")
+			want(t, "id", again.ID, sub.ID)
+			gates, err := s.Explain(t.Context(), again)
+			must(t, err)
+			for _, g := range gates {
+				if g.State == GateClosed {
+					t.Errorf("closed for a device that is back: %+v", g)
+				}
+			}
 		}
 		mail("1:delivered")
 		mail("2:gone/Unregistered")
