@@ -130,7 +130,7 @@ func (s *Sender) Send(ctx context.Context, sub Subscription, m Message) outcome.
 	if err != nil {
 		return outcome.Outcome{Kind: outcome.Refused, Reason: "bad_keys", Err: err}
 	}
-	return s.post(ctx, u, sub.Endpoint, body, m, http.Header{
+	return s.post(ctx, u, body, m, http.Header{
 		"Content-Type": {"application/octet-stream"}, "Content-Encoding": {"aes128gcm"},
 	})
 }
@@ -149,21 +149,21 @@ func (s *Sender) SendPlain(ctx context.Context, endpoint string, m Message) outc
 	if err != nil {
 		return outcome.Outcome{Kind: outcome.Refused, Reason: "bad_endpoint", Err: err}
 	}
-	return s.post(ctx, u, endpoint, m.Body, m, http.Header{"Content-Type": {"application/json"}})
+	return s.post(ctx, u, m.Body, m, http.Header{"Content-Type": {"application/json"}})
 }
 
 // post makes the one request of a Send; header describes the body. u is endpoint, parsed.
-func (s *Sender) post(ctx context.Context, u *url.URL, endpoint string, body []byte, m Message, header http.Header) outcome.Outcome {
+func (s *Sender) post(ctx context.Context, u *url.URL, body []byte, m Message, header http.Header) outcome.Outcome {
 	origin := originOf(u)
 	authorization, err := s.vapid.authorization(origin, s.now())
 	if err != nil {
 		return outcome.Outcome{Kind: outcome.Blocked, Reason: "vapid_key", Err: err}
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint, bytes.NewReader(body))
-	if err != nil { // its text quotes the URL; ParseURL has accepted it, so that only a nil context is left
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "", bytes.NewReader(body))
+	if err != nil { // there is no URL to be wrong yet, so that only a nil context is left
 		return outcome.Outcome{Kind: outcome.Refused, Reason: "bad_endpoint", Err: errors.New("make the request")}
 	}
-	req.Header = header
+	req.URL, req.Host, req.Header = u, u.Host, header
 	m.setHeader(req.Header)
 	req.Header.Set("Authorization", authorization)
 	resp, err := s.http.Do(req)
