@@ -25,7 +25,8 @@ func (c *cli) configCheck() *cobra.Command {
 		Use:   "check",
 		Short: "Say everything that is wrong with the configuration",
 		Long: "Say everything that is wrong with the configuration: key, line and what to do. Keys and certificates are\n" +
-			"opened. No server is needed, and nothing is changed. The exit code is 1 when \"posthorn serve\" would not start.",
+			"opened. No server is needed, and nothing is changed. The exit code is 1 when \"posthorn serve\" would not start, or\n" +
+			"would start without an app because its certificate has expired. One that soon does is a warning.",
 		Example: "  posthorn config check\n  posthorn --config ./posthorn.yml config check",
 		Args:    operands(),
 		RunE: func(*cobra.Command, []string) error {
@@ -35,7 +36,9 @@ func (c *cli) configCheck() *cobra.Command {
 				return err
 			}
 			if err == nil {
-				problems = server.Check(cfg)
+				var soon config.Warnings
+				problems, soon = server.Check(cfg)
+				c.warn(soon)
 			}
 			if c.json {
 				if err := c.printJSON(append(config.Problems{}, problems...)); err != nil {
@@ -132,6 +135,12 @@ func (c *cli) stateDir() (string, error) {
 	return cfg.StateDir, nil
 }
 
+func (c *cli) warn(warnings config.Warnings) {
+	for _, w := range warnings {
+		_ = c.say("posthorn: warning: %s", printable(w.String()))
+	}
+}
+
 // loadConfig reads and checks the configuration in force. Warnings go to stderr.
 func (c *cli) loadConfig() (*config.Config, error) {
 	file, err := c.configPath()
@@ -150,9 +159,7 @@ func (c *cli) loadConfig() (*config.Config, error) {
 		return value, ok
 	})
 	if !c.warned {
-		for _, w := range warnings {
-			_ = c.say("posthorn: warning: %s", printable(w.String()))
-		}
+		c.warn(warnings)
 		c.warned = true
 	}
 	if err != nil {

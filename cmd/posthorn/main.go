@@ -58,7 +58,7 @@ func (c *cli) root() *cobra.Command {
 	root.PersistentFlags().StringVar(&c.stateDirFlag, "state-dir", "",
 		"state directory `DIR`, where the admin socket is (default $POSTHORN_STATE_DIR, else the configuration's)")
 	root.AddCommand(
-		c.serveCommand(), c.demoCommand(), c.configCommand(),
+		c.serveCommand(), c.reloadCommand(), c.demoCommand(), c.configCommand(),
 		c.contextCommand(), c.mailhostCommand(), c.userCommand(),
 		c.pushCommand(), c.pushusersCommand(), c.benchCommand(), c.versionCommand(),
 	)

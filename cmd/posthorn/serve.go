@@ -7,7 +7,9 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -22,7 +24,7 @@ func (c *cli) serveCommand() *cobra.Command {
 		Use:   "serve",
 		Short: "Run the server",
 		Long: `Run the server until SIGINT or SIGTERM. It then stops listening and finishes what it has begun; a
-second signal ends it at once, and loses nothing that was acknowledged.
+second signal ends it at once, and loses nothing that was acknowledged. SIGHUP does what "posthorn reload" does.
 
 It needs no configuration. At first start it makes its state directory, with the keys and the notify
 password, and prints where they are.`,
@@ -37,8 +39,14 @@ func (c *cli) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	hangUp := make(chan os.Signal, 1)
+	signal.Notify(hangUp, syscall.SIGHUP)
+	defer signal.Stop(hangUp)
 	log := newLogger(c.stderr, cfg.Log)
-	s, err := server.New(ctx, cfg, server.Options{Log: log})
+	s, err := server.New(ctx, cfg, server.Options{Log: log, LoadConfig: func() (*config.Config, error) {
+		c.warned = false
+		return c.loadConfig()
+	}})
 	if err != nil {
 		return err
 	}
@@ -51,7 +59,14 @@ func (c *cli) serve(ctx context.Context) error {
 	told := make(chan struct{})
 	go func() {
 		defer close(told)
-		if <-running.Done(); ctx.Err() != nil {
+		for running.Err() == nil {
+			select {
+			case <-running.Done():
+			case <-hangUp:
+				_, _ = s.Reload(running) // which logs what came of it
+			}
+		}
+		if ctx.Err() != nil {
 			log.InfoContext(ctx, "stopping: finishing what has begun; a second signal ends at once")
 		}
 	}()

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -29,6 +30,37 @@ func TestDrain(t *testing.T) {
 	if line, err := bufio.NewReader(request).ReadString('\n'); !strings.HasPrefix(line, "HTTP/1.1 201") {
 		t.Errorf("the request under way got %q, %v", line, err)
 	}
+	s.waitForLog(t, "stopped")
+	if err := s.cmd.Wait(); err != nil {
+		t.Errorf("ended with %v", err)
+	}
+}
+
+// TestHangUp: SIGHUP is a reload, and says what came of it.
+func TestHangUp(t *testing.T) {
+	s := startServe(t)
+	hangUp := func(says string) {
+		t.Helper()
+		if err := s.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		s.waitForLog(t, says)
+	}
+	vapid := filepath.Join(filepath.Dir(s.socket), "vapid.pem")
+	good, err := os.ReadFile(vapid) //nolint:gosec // the test's own
+	if err != nil {
+		t.Fatal(err)
+	}
+	hangUp("credentials reloaded")
+	if err := os.WriteFile(vapid, []byte("no key"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	hangUp("cannot reload: the credentials in use stay")
+	if err := os.WriteFile(vapid, good, 0o600); err != nil { //nolint:gosec // the test's own
+		t.Fatal(err)
+	}
+	hangUp("credentials reloaded")
+	s.signal(t)
 	s.waitForLog(t, "stopped")
 	if err := s.cmd.Wait(); err != nil {
 		t.Errorf("ended with %v", err)

@@ -86,8 +86,18 @@ func (a *API) Admin() http.Handler {
 	a.route(mux, "/admin/v1/push/test", map[string]handler{"POST": a.pushTest})
 	a.route(mux, "/admin/v1/push/explain/{user}", map[string]handler{"GET": a.pushExplain})
 	a.route(mux, "/admin/v1/push/trace/{device}", map[string]handler{"GET": a.pushTrace})
+	a.route(mux, "/admin/v1/reload", map[string]handler{"POST": a.reload})
 	mux.HandleFunc("/", notFound)
 	return mux
+}
+
+// reload tells the operator in full what is wrong: the texts hold no secret.
+func (a *API) reload(r *http.Request) (int, any, error) {
+	done, err := a.Reload(r.Context())
+	if err != nil {
+		return 0, nil, problem.New(http.StatusUnprocessableEntity, "not_reloaded", err.Error())
+	}
+	return http.StatusOK, done, nil
 }
 
 func (a *API) listContexts(r *http.Request) (int, any, error) {

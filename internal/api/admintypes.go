@@ -81,6 +81,14 @@ type PushDevice struct {
 	NotBefore string `json:"not_before,omitempty"`
 }
 
+// Reloaded is what a reload did.
+type Reloaded struct {
+	// Changed is the credentials that are in use since.
+	Changed []string `json:"changed"`
+	// NeedsRestart is the keys that have changed, and that only a restart takes over.
+	NeedsRestart []string `json:"needs_restart"`
+}
+
 // PushTest asks for a test notification to one device or to all devices of a user.
 type PushTest struct {
 	User   string `json:"user,omitempty"`

@@ -39,7 +39,9 @@ type API struct {
 	// TrustedProxies are the networks whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
 	// VAPIDPublicKey is what browsers subscribe with; "" when Web Push is off.
-	VAPIDPublicKey string
+	VAPIDPublicKey func() string
+	// Reload reads configuration and credentials again.
+	Reload func(ctx context.Context) (Reloaded, error)
 }
 
 // maxBody bounds a request's body in bytes.

@@ -58,7 +58,7 @@ func (a *API) listTransports(*http.Request) (int, any, error) {
 	for _, name := range a.Push.Names() {
 		v := view{Transport: name}
 		if name == "webpush" {
-			v.VAPIDPublicKey = a.VAPIDPublicKey
+			v.VAPIDPublicKey = a.VAPIDPublicKey()
 		}
 		list.Items = append(list.Items, v)
 	}

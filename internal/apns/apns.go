@@ -109,7 +109,8 @@ type Sender struct {
 	certificateEnds time.Time
 }
 
-// New checks the configuration. It does not connect.
+// New checks the configuration. It does not connect. A certificate that has ended is taken: each Send then
+// says so, and the other apps of a process go on.
 func New(c Config) (*Sender, error) {
 	base, ok := hosts[c.Environment]
 	if !ok {
@@ -145,7 +146,7 @@ func New(c Config) (*Sender, error) {
 			return nil, err
 		}
 		info := readCertificate(leaf)
-		if err := info.check(leaf, c.Environment, c.Topic, s.now()); err != nil {
+		if err := info.check(leaf, c.Environment, c.Topic, s.now()); err != nil && !errors.Is(err, ErrExpired) {
 			return nil, err
 		}
 		s.certificateEnds = leaf.NotAfter
@@ -172,6 +173,17 @@ func (s *Sender) Close() { s.wire.close() }
 // present over all the connections that may be opened: the number to steer concurrency by. It is 1
 // until the first notification was answered.
 func (s *Sender) Streams() (inFlight, limit int) { return s.wire.streams() }
+
+// TokenSince is when the provider token in use was made, by its own word: Apple takes it for an hour.
+// It is zero with a certificate, and before the first Send.
+func (s *Sender) TokenSince() time.Time {
+	if s.tokens == nil {
+		return time.Time{}
+	}
+	s.tokens.mu.Lock()
+	defer s.tokens.mu.Unlock()
+	return s.tokens.iat
+}
 
 // Send delivers m to the device and says what became of it. It waits while the connection has no
 // free stream, and returns at the latest when ctx ends.

@@ -14,6 +14,9 @@ import (
 	"software.sslmate.com/src/go-pkcs12"
 )
 
+// ErrExpired is wrapped by the error about a certificate of which nothing is wrong but that it has ended.
+var ErrExpired = errors.New("renew it at Apple's developer site")
+
 // CertificateInfo is what a certificate says of itself.
 type CertificateInfo struct {
 	// Topics it may push to: the topics extension, and the subject's UID.
@@ -32,7 +35,8 @@ var (
 	oidUserID      = asn1.ObjectIdentifier{0, 9, 2342, 19200300, 100, 1, 1} // RFC 4519 section 2.39
 )
 
-// LoadCertificate reads a .p12 file and refuses one that could not push to topic in environment now.
+// LoadCertificate reads a .p12 file and refuses one that could not push to topic in environment now. One that
+// is refused with ErrExpired is returned all the same.
 func LoadCertificate(p12 []byte, password, environment, topic string, now time.Time) (*tls.Certificate, CertificateInfo, error) {
 	var none CertificateInfo
 	if strings.TrimSpace(password) == "" {
@@ -64,10 +68,11 @@ func LoadCertificate(p12 []byte, password, environment, topic string, now time.T
 		}
 	}
 	info := readCertificate(leaf)
-	if err := info.check(leaf, environment, topic, now); err != nil {
+	err = info.check(leaf, environment, topic, now)
+	if err != nil && !errors.Is(err, ErrExpired) {
 		return nil, none, err
 	}
-	return cert, info, nil
+	return cert, info, err
 }
 
 func sameKey(c *x509.Certificate, signer crypto.Signer) bool {
@@ -142,8 +147,6 @@ func (i CertificateInfo) check(leaf *x509.Certificate, environment, topic string
 	switch {
 	case now.Before(leaf.NotBefore):
 		return fmt.Errorf("apns certificate %q: not valid before %s; check this machine's clock", name, leaf.NotBefore.UTC().Format(time.DateTime))
-	case now.After(leaf.NotAfter):
-		return fmt.Errorf("apns certificate %q: expired on %s; renew it at Apple's developer site", name, leaf.NotAfter.UTC().Format(time.DateTime))
 	case environment != Production && environment != Sandbox:
 		return fmt.Errorf("apns environment: %q is neither %q nor %q", environment, Production, Sandbox)
 	case len(i.Environments) > 0 && !slices.Contains(i.Environments, environment):
@@ -152,6 +155,8 @@ func (i CertificateInfo) check(leaf *x509.Certificate, environment, topic string
 		return fmt.Errorf("apns certificate %q: names no topic, so it is no push certificate of Apple's", name)
 	case !slices.Contains(i.Topics, topic):
 		return fmt.Errorf("apns certificate %q: not for the topic %q, only for %s", name, topic, strings.Join(i.Topics, ", "))
+	case now.After(leaf.NotAfter): // the last: see ErrExpired
+		return fmt.Errorf("apns certificate %q: expired on %s; %w", name, leaf.NotAfter.UTC().Format(time.DateTime), ErrExpired)
 	}
 	return nil
 }

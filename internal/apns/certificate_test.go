@@ -11,6 +11,7 @@ import (
 	"encoding/asn1"
 	"encoding/hex"
 	"encoding/pem"
+	"errors"
 	"flag"
 	"fmt"
 	"math/big"
@@ -264,7 +265,12 @@ func TestLoadCertificateRefuses(t *testing.T) {
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			_, _, err := LoadCertificate(p12(t, tc.spec), tc.password, tc.environment, tc.topic, fixtureNow)
+			cert, info, err := LoadCertificate(p12(t, tc.spec), tc.password, tc.environment, tc.topic, fixtureNow)
+			if expired := errors.Is(err, ErrExpired); expired != (tc.name == "expired") || (cert != nil) != (err == nil || expired) {
+				t.Errorf("returned %v with %v", cert, err)
+			} else if expired && !info.NotAfter.Equal(tc.spec.before) {
+				t.Errorf("ends %s, want %s", info.NotAfter, tc.spec.before)
+			}
 			switch {
 			case tc.want == "" && err != nil:
 				t.Errorf("refused: %v", err)

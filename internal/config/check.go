@@ -325,6 +325,10 @@ func (k *checker) apns() {
 			k.add(at, "it has no credential: give key_file (.p8) with key_id and team_id, or certificate_file (.p12) with its password")
 		}
 		k.origin(at+".url", a.URL, httpsOnly)
+		k.origin(at+".other_url", a.OtherURL, httpsOnly)
+		if a.OtherURL != "" && a.URL == "" {
+			k.add(at+".other_url", "it is only beside a url of your own")
+		}
 		if a.CAFile != "" && a.URL == "" {
 			k.add(at+".ca_file", "it is only for a url of your own; Apple's certificates are known to the system")
 		}

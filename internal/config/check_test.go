@@ -94,6 +94,10 @@ posthorn.yml:7: transports.apns.apps[0].team_id: give the ten capitals and digit
 		{"empty key", app + strings.Replace(key, "x", "''", 1), `posthorn.yml:6: transports.apns.apps[0].key: it is empty`},
 		{"topic", strings.Replace(app, "com.example.mail", "''", 1) + key, `posthorn.yml:5: transports.apns.apps[0].topic: give the app's bundle id, such as com.example.mail`},
 		{"apns address", app + key + "url: http://127.0.0.1:2197\n", `posthorn.yml:9: transports.apns.apps[0].url: it must begin with https://, as secrets travel over it`},
+		{"apns address over http", app + key + "url: https://a\n      other_url: http://b\n", `posthorn.yml:10: transports.apns.apps[0].other_url: it must begin with https://, as secrets travel over it`},
+		{"other address alone", app + key + "other_url: https://b\n", `posthorn.yml:9: transports.apns.apps[0].other_url: it is only beside a url of your own`},
+		{"connections", app + key + "connections: 0\n", `posthorn.yml:9: transports.apns.apps[0].connections: 0 is out of bounds: at least 1, at most 16`},
+		{"many connections", app + key + "connections: 17\n", `posthorn.yml:9: transports.apns.apps[0].connections: 17 is out of bounds: at least 1, at most 16`},
 		{"CA without address", app + key + "ca_file: x.pem\n", `posthorn.yml:9: transports.apns.apps[0].ca_file: it is only for a url of your own; Apple's certificates are known to the system`},
 		{
 			"same client twice", app + key + "client: a\n    - topic: b\n      " + key + "client: a\n",

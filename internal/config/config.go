@@ -296,7 +296,10 @@ type APNsApp struct {
 	// Which of Apple's two services the app's tokens belong to. sandbox is for builds from Xcode;
 	// TestFlight and the App Store use production.
 	//
-	// Danger: with the wrong one every token is answered as bad.
+	// A credential that serves both is tried at the other one, too, when Apple calls a token bad, and what
+	// that finds is remembered with the subscription.
+	//
+	// Danger: with the wrong one, every token that a credential for one service only sends to is answered as bad.
 	Environment string `yaml:"environment" default:"production" one:"production sandbox"`
 
 	// The authentication key: the .p8 file that Apple lets you download once.
@@ -328,8 +331,15 @@ type APNsApp struct {
 	// Danger: whoever answers there sees every notification.
 	URL string `yaml:"url"`
 
-	// The certificate authorities (PEM) to trust for url, instead of the system's.
+	// The same for the other environment. Without it, an entry with a url does not try that.
+	OtherURL string `yaml:"other_url"`
+
+	// The certificate authorities (PEM) to trust for url and other_url, instead of the system's.
 	CAFile string `yaml:"ca_file" is:"path"`
+
+	// How many connections may be open to each environment. A further one is opened when those before it carry as
+	// many requests as Apple takes at once, some 1000; one carries more than 15,000 notifications a second.
+	Connections int `yaml:"connections" default:"1" min:"1" max:"16"`
 }
 
 // FCM is the section transports.fcm.

@@ -359,7 +359,7 @@ func TestSampleIsTheDefault(t *testing.T) {
 	}
 	for _, s := range c.Settings() {
 		name := s.Key[strings.LastIndex(s.Key, ".")+1:]
-		if s.Origin == "default" && !strings.Contains("certificate_file certificate_password url ca_file package endpoint", name) {
+		if s.Origin == "default" && !strings.Contains("certificate_file certificate_password url other_url ca_file package endpoint", name) {
 			t.Errorf("%s is not in the sample", s.Key)
 		}
 	}

@@ -147,6 +147,9 @@ func (a *APNs) Unregister(token string, since time.Time) {
 	a.registry.Unregister(strings.ToLower(token), since)
 }
 
+// Revoke makes a token key unknown, as when it is revoked at the developer site.
+func (a *APNs) Revoke(keyID string) { a.tokens.revoke(keyID) }
+
 // bodies holds the read buffers of requests under way: the largest payload and one byte.
 var bodies = sync.Pool{New: func() any { return new([maxVoIPPayload + 1]byte) }}
 

@@ -12,11 +12,11 @@ import (
 
 // providerTokens judges the JWTs that authenticate a provider to APNs.
 type providerTokens struct {
-	keys     map[string]APNsKey // by key id
 	maxAge   time.Duration
 	interval time.Duration
 
-	mu sync.Mutex
+	mu   sync.Mutex
+	keys map[string]APNsKey // by key id
 	// verified remembers tokens by their text: one signature check takes longer than everything else
 	// that a request costs.
 	verified map[string]providerToken
@@ -86,12 +86,21 @@ func (t *providerTokens) verify(raw string) (providerToken, bool) {
 	if err != nil {
 		return providerToken{}, false
 	}
+	t.mu.Lock()
 	key, ok := t.keys[text(jwt.header, "kid")]
+	t.mu.Unlock()
 	if !ok || text(jwt.claims, "iss") != key.TeamID || jwt.verifyES256(key.Public) != nil {
 		return providerToken{}, false
 	}
 	issued, ok := moment(jwt.claims, "iat")
 	return providerToken{key.KeyID, issued}, ok
+}
+
+func (t *providerTokens) revoke(kid string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.keys, kid)
+	clear(t.verified)
 }
 
 // admit applies the update limit: a token that was presented before may be used until it expires, a

@@ -29,6 +29,8 @@ type service struct {
 	script atomic.Pointer[func(Delivery) *Answer]
 
 	mu     sync.Mutex
+	conns  int // ever
+	open   int
 	closed bool // no wg.Add from outside the accept loop once this is set
 	wg     sync.WaitGroup
 }
@@ -136,12 +138,17 @@ func (s *service) track(c net.Conn, state http.ConnState) {
 	case http.StateNew:
 		s.wg.Add(1)
 		s.mu.Lock()
+		s.conns++
+		s.open++
 		closed := s.closed
 		s.mu.Unlock()
 		if closed { // accepted while Close was under way; net/http's Close no longer sees it
 			_ = c.Close()
 		}
 	case http.StateClosed:
+		s.mu.Lock()
+		s.open--
+		s.mu.Unlock()
 		s.wg.Done()
 	default:
 	}
@@ -160,6 +167,13 @@ func (s *service) guard(handle http.HandlerFunc) http.Handler {
 		defer s.wg.Done()
 		handle(w, r)
 	})
+}
+
+// Connections is how many there have been, and how many of them are open.
+func (s *service) Connections() (all, open int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conns, s.open
 }
 
 // URL is the origin of the fake, without a trailing slash.

@@ -119,6 +119,17 @@ func (s *Sender) LogValue() slog.Value {
 	return slog.GroupValue(slog.String("url", s.url))
 }
 
+// TokenSince is when the access token in use was fetched; zero before the first Send.
+func (s *Sender) TokenSince() time.Time {
+	if ms := s.tokens.since.Load(); ms != 0 {
+		return time.UnixMilli(ms)
+	}
+	return time.Time{}
+}
+
+// Close ends the connections that no request uses. A Send after it opens others.
+func (s *Sender) Close() { s.http.CloseIdleConnections() }
+
 // Send delivers m to the device and says what became of it. It returns at the latest when ctx ends.
 func (s *Sender) Send(ctx context.Context, token string, m Message) outcome.Outcome {
 	if err := CheckToken(token); err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -40,6 +41,9 @@ type tokens struct {
 	expires  time.Time
 	failure  *outcome.Outcome
 	failedAt time.Time
+
+	// since is when the access token was fetched, for those who watch: Unix milliseconds, 0 without one.
+	since atomic.Int64
 }
 
 func newTokens(a *account, client *http.Client, now func() time.Time) *tokens {
@@ -79,6 +83,7 @@ func (t *tokens) get(ctx context.Context, refused string) (string, *outcome.Outc
 		var life time.Duration
 		if access, life, fault = t.exchange(ctx, now); fault == nil {
 			t.access, t.expires, t.failure = access, now.Add(life), nil
+			t.since.Store(now.UnixMilli())
 			return t.access, nil
 		}
 		if ctx.Err() == nil { // else it was the caller's haste, which is nobody else's fault

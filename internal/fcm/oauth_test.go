@@ -122,7 +122,13 @@ func TestAccessTokenLife(t *testing.T) {
 			t.Errorf("after %s: %d exchanges, outcome %+v", time.Until(now), n, o)
 		}
 	}
+	if !s.TokenSince().IsZero() {
+		t.Error("a token before the first send")
+	}
 	send(outcome.Delivered, 1)
+	if got := s.TokenSince(); got.UnixMilli() != now.UnixMilli() {
+		t.Errorf("token of %s, want %s", got, now)
+	}
 	now = now.Add(57 * time.Minute)
 	send(outcome.Delivered, 1)
 	now = now.Add(90 * time.Second) // 98 s left: due

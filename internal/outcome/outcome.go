@@ -52,6 +52,8 @@ type Outcome struct {
 	GoneSince time.Time
 	// ProviderID is the provider's name for the accepted notification.
 	ProviderID string
+	// Environment is the APNs environment that took it, when that is another than the token's so far.
+	Environment string
 	// Err is what went wrong below HTTP, or detail that is not fit for a label. Only for logs and traces.
 	Err error
 }

@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"slices"
+	"net/http"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -23,51 +25,109 @@ type APNsApp struct {
 	Sender *apns.Sender
 	// Privacy, when set, takes the place of the transport's.
 	Privacy Privacy
-	// Expires is when a certificate ends; zero with token authentication.
-	Expires time.Time
-	// Streams, when not nil, is how many requests the connections carry at once; 0 when that is not known.
-	Streams func() int
+	// Environment is Sender's. Other, when not nil, sends to the other one with the same credential.
+	Environment string
+	Other       *apns.Sender
+	// Expires is when a certificate ends; zero with token authentication. Since is since when it is in use.
+	Expires, Since time.Time
+
+	inUse sync.WaitGroup
+	// noOther is set when Apple did not take the credential in the other environment.
+	noOther atomic.Bool
+}
+
+func (a *APNsApp) serves(client string) bool { return a.Match(client) }
+func (a *APNsApp) users() *sync.WaitGroup    { return &a.inUse }
+
+// Retire waits for the sends that began before the app was replaced, and ends its connections.
+func (a *APNsApp) Retire() {
+	a.inUse.Wait()
+	a.Sender.Close()
+	if a.Other != nil {
+		a.Other.Close()
+	}
+}
+
+// streams is how many requests Apple takes at once at present. Each environment has connections of its own.
+func (a *APNsApp) streams() int {
+	if a.Sender == nil {
+		return 0
+	}
+	_, most := a.Sender.Streams()
+	if a.Other != nil {
+		_, other := a.Other.Streams()
+		most = max(most, other)
+	}
+	return most
 }
 
 // APNs sends to Apple devices.
 type APNs struct {
-	Apps    []APNsApp
 	Privacy Privacy
+	// Apps changes by Replace only, once the transport is in use.
+	Apps []*APNsApp
+
+	mu sync.RWMutex // guards Apps
 }
+
+// Replace puts apps in place of those there are, and returns those that are no more among them, to be retired.
+func (t *APNs) Replace(apps []*APNsApp) (left []*APNsApp) { return replaceApps(&t.mu, &t.Apps, apps) }
 
 // Name is "apns".
 func (*APNs) Name() string { return "apns" }
 
-// app finds the first app that is for a client, or -1.
-func (t *APNs) app(client string) int {
-	return slices.IndexFunc(t.Apps, func(a APNsApp) bool { return a.Match(client) })
-}
-
 // Lane is one for each app's credential: one topic may have two, for the two environments.
 func (t *APNs) Lane(sub subscription.Subscription) (string, bool) {
-	i := t.app(sub.Client)
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	i := appFor(t.Apps, sub.Client)
 	if i < 0 {
 		return "", false
 	}
-	return t.lane(i), true
+	return "apns/" + t.name(i), true
 }
 
-func (t *APNs) lane(i int) string { return "apns/" + strconv.Itoa(i) + "/" + t.Apps[i].Topic }
+func (t *APNs) name(i int) string { return strconv.Itoa(i) + "/" + t.Apps[i].Topic }
 
 // Credential is a certificate, or a token key: of the latter's requests Apple takes one at a time until
 // it has seen a good one.
 func (t *APNs) Credential(lane string) Credential {
-	for i, a := range t.Apps {
-		if t.lane(i) != lane {
-			continue
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for i := range t.Apps {
+		if "apns/"+t.name(i) == lane {
+			return t.credential(i)
 		}
-		c := Credential{Name: strconv.Itoa(i) + "/" + a.Topic, Expires: a.Expires, Most: a.Streams}
-		if a.Expires.IsZero() {
-			c.First = 1
-		}
-		return c
 	}
 	return Credential{}
+}
+
+func (t *APNs) credential(i int) Credential {
+	a := t.Apps[i]
+	c := Credential{Name: t.name(i), Expires: a.Expires, Since: a.Since, Most: a.streams}
+	if a.Expires.IsZero() {
+		c.First = 1
+	}
+	return c
+}
+
+// Watch tells of each app's credential.
+func (t *APNs) Watch() []Watched {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	all := make([]Watched, len(t.Apps))
+	for i, a := range t.Apps {
+		all[i] = Watched{Credential: t.credential(i), TokenSince: a.Sender.TokenSince()}
+		add := func(environment string, s *apns.Sender) {
+			inFlight, limit := s.Streams()
+			all[i].Streams = append(all[i].Streams, Streams{environment, inFlight, limit})
+		}
+		add(a.Environment, a.Sender)
+		if a.Other != nil {
+			add(otherEnvironment(a.Environment), a.Other)
+		}
+	}
+	return all
 }
 
 // ParseToken reads {"device_token": "<hex>"}.
@@ -154,11 +214,12 @@ func (n Notification) render(privacy Privacy) (payload []byte, kind string, err 
 // Send shows an alert with sound and, when the count is known, a badge; or it changes the badge, or has
 // the app clear what it shows.
 func (t *APNs) Send(ctx context.Context, n Notification) outcome.Outcome {
-	i := t.app(n.Subscription.Client)
-	if i < 0 {
+	a := holdApp(&t.mu, &t.Apps, n.Subscription.Client)
+	if a == nil {
 		return outcome.Outcome{Kind: outcome.Blocked, Reason: "transport_disabled"}
 	}
-	payload, kind, err := n.render(cmp.Or(t.Apps[i].Privacy, t.Privacy).of(n))
+	defer a.inUse.Done()
+	payload, kind, err := n.render(cmp.Or(a.Privacy, t.Privacy).of(n))
 	if err != nil {
 		return outcome.Outcome{Kind: outcome.Refused, Reason: "bad_keys", Err: err}
 	}
@@ -169,5 +230,35 @@ func (t *APNs) Send(ctx context.Context, n Notification) outcome.Outcome {
 	if n.silent() {
 		m.Priority = 5
 	}
-	return t.Apps[i].Sender.Send(ctx, string(n.Subscription.Token.Body), m)
+	return a.send(ctx, n, m)
+}
+
+func otherEnvironment(environment string) string {
+	if environment == apns.Production {
+		return apns.Sandbox
+	}
+	return apns.Production
+}
+
+// send sends to the environment that the token is of, as far as is known. When Apple does not know the token
+// there, it may be of the other one: a build from Xcode and one from the App Store differ in nothing else.
+func (a *APNsApp) send(ctx context.Context, n Notification, m apns.Message) outcome.Outcome {
+	token := string(n.Subscription.Token.Body)
+	sender, other, elsewhere := a.Sender, a.Other, otherEnvironment(a.Environment)
+	if other != nil && n.Subscription.Environment == elsewhere {
+		sender, other, elsewhere = other, sender, a.Environment
+	}
+	o := sender.Send(ctx, token, m)
+	if o.Status != http.StatusBadRequest || o.Reason != "BadDeviceToken" || other == nil || !n.AskElsewhere || other == a.Other && a.noOther.Load() {
+		return o
+	}
+	second := other.Send(ctx, token, m)
+	if second.Kind == outcome.Delivered {
+		second.Environment = elsewhere
+		return second
+	}
+	if second.Status == http.StatusForbidden && other == a.Other {
+		a.noOther.Store(true) // Apple has keys for one environment only
+	}
+	return o
 }

@@ -55,7 +55,7 @@ func (s *Service) Explain(ctx context.Context, sub subscription.Subscription) ([
 	if err != nil {
 		return nil, fmt.Errorf("read trace: %w", err)
 	}
-	if len(trace) > 0 {
+	if len(trace) > 0 && !trace[0].Answered.Before(sub.Created) { // else it is what ended the subscription before this
 		p.last = trace[0]
 	}
 	id := slotID{sub.ID, collapseKeyMail}
@@ -90,7 +90,7 @@ func (s *Service) Explain(ctx context.Context, sub subscription.Subscription) ([
 func (p position) credentialGate(c Credential) Gate {
 	g := Gate{Name: "credential", State: GateOpen, Detail: c.Name, Until: c.Expires}
 	if !c.Expires.IsZero() && !c.Expires.After(p.now) {
-		g.State, g.Detail, g.Do = GateClosed, c.Name+" has expired", "put a new certificate into the configuration"
+		g.State, g.Detail, g.Do = GateClosed, c.Name+" has expired", "put a new certificate in its place, and run \"posthorn reload\""
 	}
 	return g
 }

@@ -4,8 +4,8 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/fcm"
@@ -22,42 +22,75 @@ type FCMApp struct {
 	Sender  *fcm.Sender
 	// Privacy, when set, takes the place of the transport's.
 	Privacy Privacy
+	// Since is since when the service account is in use.
+	Since time.Time
+
+	inUse sync.WaitGroup
+}
+
+func (a *FCMApp) serves(client string) bool { return a.Match(client) }
+func (a *FCMApp) users() *sync.WaitGroup    { return &a.inUse }
+
+// Retire waits for the sends that began before the app was replaced, and ends its connections.
+func (a *FCMApp) Retire() {
+	a.inUse.Wait()
+	a.Sender.Close()
 }
 
 // FCM sends to Android devices: data messages, from which the app builds its notification.
 type FCM struct {
-	Apps    []FCMApp
 	Privacy Privacy
 	Now     func() time.Time
+	// Apps changes by Replace only, once the transport is in use.
+	Apps []*FCMApp
+
+	mu sync.RWMutex // guards Apps
 }
+
+// Replace puts apps in place of those there are, and returns those that are no more among them, to be retired.
+func (t *FCM) Replace(apps []*FCMApp) (left []*FCMApp) { return replaceApps(&t.mu, &t.Apps, apps) }
 
 // Name is "fcm".
 func (*FCM) Name() string { return "fcm" }
 
-// app finds the first app that is for a client, or -1.
-func (t *FCM) app(client string) int {
-	return slices.IndexFunc(t.Apps, func(a FCMApp) bool { return a.Match(client) })
-}
-
 // Lane is one for each service account: one project may have several.
 func (t *FCM) Lane(sub subscription.Subscription) (string, bool) {
-	i := t.app(sub.Client)
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	i := appFor(t.Apps, sub.Client)
 	if i < 0 {
 		return "", false
 	}
-	return t.lane(i), true
+	return "fcm/" + t.name(i), true
 }
 
-func (t *FCM) lane(i int) string { return "fcm/" + strconv.Itoa(i) + "/" + t.Apps[i].Project }
+func (t *FCM) name(i int) string { return strconv.Itoa(i) + "/" + t.Apps[i].Project }
 
 // Credential is a service account.
 func (t *FCM) Credential(lane string) Credential {
-	for i, a := range t.Apps {
-		if t.lane(i) == lane {
-			return Credential{Name: strconv.Itoa(i) + "/" + a.Project, PerMinute: fcmPerMinute}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for i := range t.Apps {
+		if "fcm/"+t.name(i) == lane {
+			return t.credential(i)
 		}
 	}
 	return Credential{}
+}
+
+func (t *FCM) credential(i int) Credential {
+	return Credential{Name: t.name(i), Since: t.Apps[i].Since, PerMinute: fcmPerMinute}
+}
+
+// Watch tells of each app's service account.
+func (t *FCM) Watch() []Watched {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	all := make([]Watched, len(t.Apps))
+	for i, a := range t.Apps {
+		all[i] = Watched{Credential: t.credential(i), TokenSince: a.Sender.TokenSince()}
+	}
+	return all
 }
 
 // ParseToken reads {"registration_token": "…"}.
@@ -108,11 +141,12 @@ func (n Notification) data(privacy Privacy) (m map[string]string, err error) {
 
 // Send sends one data message. Those that show nothing may wait until the device wakes by itself.
 func (t *FCM) Send(ctx context.Context, n Notification) outcome.Outcome {
-	i := t.app(n.Subscription.Client)
-	if i < 0 {
+	a := holdApp(&t.mu, &t.Apps, n.Subscription.Client)
+	if a == nil {
 		return outcome.Outcome{Kind: outcome.Blocked, Reason: "transport_disabled"}
 	}
-	data, err := n.data(cmp.Or(t.Apps[i].Privacy, t.Privacy).of(n))
+	defer a.inUse.Done()
+	data, err := n.data(cmp.Or(a.Privacy, t.Privacy).of(n))
 	if err != nil {
 		return outcome.Outcome{Kind: outcome.Refused, Reason: "bad_keys", Err: err}
 	}
@@ -120,7 +154,7 @@ func (t *FCM) Send(ctx context.Context, n Notification) outcome.Outcome {
 	if n.silent() {
 		priority = "NORMAL"
 	}
-	return t.Apps[i].Sender.Send(ctx, string(n.Subscription.Token.Body), fcm.Message{
-		Data: data, Priority: priority, TTL: n.Expires.Sub(t.Now()), CollapseKey: n.Collapse, RestrictedPackage: t.Apps[i].Package,
+	return a.Sender.Send(ctx, string(n.Subscription.Token.Body), fcm.Message{
+		Data: data, Priority: priority, TTL: n.Expires.Sub(t.Now()), CollapseKey: n.Collapse, RestrictedPackage: a.Package,
 	})
 }

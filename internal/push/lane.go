@@ -12,6 +12,8 @@ type Credential struct {
 	Name string
 	// Expires is when it ends; zero is never, or not known.
 	Expires time.Time
+	// Since is since when it is in use: it differs after it was replaced.
+	Since time.Time
 	// First is how many requests may be in flight before the first is answered well; 0 is firstLimit.
 	First int
 	// Most, when not nil, is how many the connections carry at once by what the provider says now; 0 when

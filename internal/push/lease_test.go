@@ -65,68 +65,95 @@ func (t *script) count() int {
 	return len(t.sends)
 }
 
+// storm has users get mails at nodes of chance. A node that fails is not asked again.
+func (r *rig) storm(t *testing.T, users, mails int64, nodes []*Service, each func(version int64)) {
+	t.Helper()
+	var all sync.WaitGroup
+	var failed atomic.Value
+	accept := func(s *Service, id, version int64) error {
+		subs, err := r.subs.For(t.Context(), user(id), subscription.TopicNewMail)
+		if err != nil {
+			return err
+		}
+		var due []Due
+		err = s.DB.Write(t.Context(), func(ctx context.Context, tx *db.Tx) error {
+			var err error
+			due, err = s.Enqueue(ctx, tx, subs, version, Input{Topic: subscription.TopicNewMail, UID: 1}, false)
+			return err
+		})
+		s.Wake(due)
+		return err
+	}
+	for id := range users {
+		all.Go(func() {
+			for version := range mails {
+				err := errors.New("no node")
+				for try := 0; err != nil && try < 50; try++ {
+					err = accept(nodes[rand.N(len(nodes))], id+1, version+1) //nolint:gosec // a test
+				}
+				if err != nil {
+					failed.Store(err)
+				}
+				each(version + 1)
+				<-time.After(rand.N(8 * time.Millisecond)) //nolint:gosec // a test
+			}
+		})
+	}
+	all.Wait()
+	if err := failed.Load(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestNodesShareTheWork: whichever node accepts a state, it is sent by one of them, once, and a device has one
 // at a time.
 func TestNodesShareTheWork(t *testing.T) {
-	onEachEngine(t, func(t *testing.T, url string) {
-		const users, mails = 6, 15
-		r := newRig(t, url, users)
-		provider := newScript("apns", func(_ context.Context, n Notification, _ int) outcome.Outcome {
-			<-time.After(time.Duration(n.ID[0]) * 20 * time.Microsecond)
-			return accepted
-		})
-		nodes := []*Service{r.node("a", time.Minute, provider), r.node("b", time.Minute, provider), r.node("c", time.Minute, provider)}
-		for _, s := range nodes {
-			r.start(s)
+	onEachEngine(t, func(t *testing.T, url string) { testNodes(t, url, time.Minute, false) })
+}
+
+// TestNodeDiesInAStorm: no newest state is lost, nor is an older one sent after it.
+func TestNodeDiesInAStorm(t *testing.T) {
+	onEachEngine(t, func(t *testing.T, url string) { testNodes(t, url, 2*time.Second, true) })
+}
+
+func testNodes(t *testing.T, url string, lease time.Duration, dies bool) {
+	t.Parallel()
+	const users, mails = 6, 15
+	r := newRig(t, url, users)
+	provider := newScript("apns", func(_ context.Context, n Notification, _ int) outcome.Outcome {
+		<-time.After(time.Duration(n.ID[0]) * 20 * time.Microsecond)
+		return accepted
+	})
+	nodes := []*Service{r.node("a", lease, provider), r.node("b", lease, provider), r.node("c", lease, provider)}
+	for _, s := range nodes {
+		r.start(s)
+	}
+	r.joined(t, len(nodes))
+	for id := range int64(users) {
+		r.subscribe(id+1, "apns", "x", fmt.Sprint("phone", id+1))
+	}
+	r.storm(t, users, mails, nodes, func(version int64) {
+		if dies && version == mails-3 {
+			_ = nodes[2].DB.Close() // it can say no more
 		}
-		r.joined(t, len(nodes))
-		for id := range int64(users) {
-			r.subscribe(id+1, "apns", "x", fmt.Sprint("phone", id+1))
-		}
-		var all sync.WaitGroup
-		var failed atomic.Value
-		for id := range int64(users) {
-			all.Go(func() {
-				for version := range int64(mails) {
-					s := nodes[rand.N(len(nodes))] //nolint:gosec // a test
-					subs, err := r.subs.For(t.Context(), user(id+1), subscription.TopicNewMail)
-					if err != nil {
-						failed.Store(err)
-						return
-					}
-					var due []Due
-					err = s.DB.Write(t.Context(), func(ctx context.Context, tx *db.Tx) error {
-						var err error
-						due, err = s.Enqueue(ctx, tx, subs, version+1, Input{Topic: subscription.TopicNewMail, UID: 1}, false)
-						return err
-					})
-					if err != nil {
-						failed.Store(err)
-						return
-					}
-					s.Wake(due)
-					<-time.After(rand.N(8 * time.Millisecond)) //nolint:gosec // a test
-				}
-			})
-		}
-		all.Wait()
-		if err := failed.Load(); err != nil {
-			t.Fatal(err)
-		}
-		within(t, 20*time.Second, "every node at rest", func() bool {
-			return nodes[0].sched.dirty()+nodes[1].sched.dirty()+nodes[2].sched.dirty() == 0
-		})
-		for id := range users {
-			sent := provider.sent(fmt.Sprint("phone", id+1))
-			want(t, "newest", sent[len(sent)-1], int64(mails))
-			for i := 1; i < len(sent); i++ {
-				if sent[i] <= sent[i-1] {
-					t.Errorf("user %d: %d after %d", id+1, sent[i], sent[i-1])
-				}
+	})
+	within(t, 20*time.Second, "nothing is dirty", func() bool {
+		var n int
+		must(t, r.db.QueryRow(t.Context(), "SELECT COUNT(*) FROM slots WHERE version > sent_version").Scan(&n))
+		return n == 0
+	})
+	for id := range users {
+		sent := provider.sent(fmt.Sprint("phone", id+1))
+		want(t, "newest", sent[len(sent)-1], int64(mails))
+		for i := 1; i < len(sent); i++ {
+			if sent[i] < sent[i-1] || sent[i] == sent[i-1] && !dies {
+				t.Errorf("user %d: %d after %d", id+1, sent[i], sent[i-1])
 			}
 		}
+	}
+	if !dies {
 		want(t, "two at once of one device", provider.double, false)
-	})
+	}
 }
 
 // TestDeadNode: what a killed node leaves is sent by another one when its lease has ended, and not before.

@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -43,6 +44,8 @@ type Transport interface {
 	Lane(sub subscription.Subscription) (lane string, ok bool)
 	// Credential tells of the credential of a lane that Lane named, or that Web Push services share.
 	Credential(lane string) Credential
+	// Watch tells of every credential, with lanes or without.
+	Watch() []Watched
 	// ParseToken reads the token of a subscription request. Errors are *TokenError.
 	ParseToken(raw json.RawMessage) (subscription.Token, error)
 	// Send renders and sends one notification. It returns when there is an answer, or none.
@@ -67,6 +70,8 @@ type Notification struct {
 	ID [16]byte
 	// Expires is when it is of no use any more.
 	Expires time.Time
+	// AskElsewhere allows for a token that the provider does not know to be tried where it may be known.
+	AskElsewhere bool
 	// Short asks for a payload without the subject, after the provider found the whole one too large.
 	Short bool
 }
@@ -101,6 +106,10 @@ type Service struct {
 	pruning pruneGuard
 	count   func(ctx context.Context, subscriptionID string) (int, error) // see CountWith
 	lease   lease
+	endings struct {
+		mu   sync.Mutex
+		said map[ending]int // how many of endWarnings
+	}
 	// disturbed is true from a failure of the store to the next outcome it took.
 	disturbed atomic.Bool
 }
@@ -110,8 +119,10 @@ func New(c Config) (*Service, error) {
 	s := &Service{Config: c, pruning: pruneGuard{apps: map[laneLabels]*pruned{}}, lease: newLease(c.Now())}
 	s.sched = newScheduler(c.MaxInFlight, s.credential)
 	var err error
-	s.metrics, err = newMetrics(c.Metrics, s.sched, c.Now)
-	return s, err
+	if s.metrics, err = newMetrics(c.Metrics, s.sched, c.Now); err != nil {
+		return nil, err
+	}
+	return s, c.Metrics.Register(&credentialGauges{c.Transports, c.Now})
 }
 
 // CountWith says how to count the unseen messages of all accounts on a subscription's device; a negative
@@ -191,7 +202,7 @@ func (s *Service) Test(ctx context.Context, subscriptionID string) (outcome.Outc
 	id := slotID{sub.ID, topicTest}
 	o := t.Send(ctx, Notification{
 		Subscription: sub, Collapse: id.collapse(), ID: notificationID(id, now.UnixMilli()),
-		Expires: now.Add(time.Minute), Badge: -1,
+		Expires: now.Add(time.Minute), Badge: -1, AskElsewhere: true,
 		Input: Input{
 			Topic: topicTest, Sender: "Posthorn", Subject: "Test notification", Unseen: -1, AcceptedMS: db.Millis(now),
 		},

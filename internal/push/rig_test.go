@@ -218,6 +218,10 @@ func (t *script) Credential(lane string) Credential {
 	return Credential{Name: strings.TrimPrefix(lane, t.name+"/"), Expires: t.expires, First: t.first}
 }
 
+func (t *script) Watch() []Watched {
+	return []Watched{{Credential: Credential{Name: "script", Expires: t.expires}}}
+}
+
 func (t *script) ParseToken(json.RawMessage) (subscription.Token, error) {
 	return subscription.Token{}, &TokenError{"token", "is scripted"}
 }

@@ -235,7 +235,7 @@ type Outcome struct {
 }
 
 // Trace returns the last outcomes of a subscription, newest first, at most 20. Of one that was removed it is
-// the one that ended it.
+// the one that ended it, and that stays the oldest for some weeks when the device comes back.
 func (s *Service) Trace(ctx context.Context, subscriptionID string) ([]Outcome, error) {
 	rows, err := s.DB.Query(ctx, sqlOutcomes, subscriptionID, traceLength)
 	if err != nil {
@@ -253,7 +253,7 @@ func (s *Service) Trace(ctx context.Context, subscriptionID string) ([]Outcome, 
 		o.Accepted, o.Sent, o.Answered, o.NextTry = db.Time(accepted), db.Time(sent), db.Time(answered), db.Time(next)
 		all = append(all, o)
 	}
-	if err := rows.Err(); err != nil || len(all) > 0 {
+	if err := rows.Err(); err != nil || len(all) == traceLength {
 		return all, err
 	}
 	var o Outcome
@@ -349,6 +349,11 @@ func (s *Service) settle(ctx context.Context, f flight) (end settlement, err err
 			return err
 		}
 		end.dirty = behind > 0
+		if f.outcome.Environment != "" {
+			if err := s.Subscriptions.Found(ctx, tx, f.sub.ID, f.outcome.Environment); err != nil {
+				return err
+			}
+		}
 		_, err = tx.Exec(ctx, sqlPutOutcome, f.slot.id.subscription, tries%traceLength, line.Version, line.Attempt, line.Outcome, line.Status,
 			line.Reason, line.ProviderID, db.Millis(line.Accepted), db.Millis(line.Sent), db.Millis(line.Answered), db.Millis(line.NextTry))
 		return err

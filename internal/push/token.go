@@ -30,9 +30,14 @@ const (
 
 const (
 	sqlPutTombstone = `INSERT INTO tombstones (subscription_id, version, attempt, outcome, status, reason, accepted_ms, sent_ms, gone_ms)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (subscription_id) DO NOTHING`
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (subscription_id) DO UPDATE SET version = excluded.version,
+		attempt = excluded.attempt, outcome = excluded.outcome, status = excluded.status, reason = excluded.reason,
+		accepted_ms = excluded.accepted_ms, sent_ms = excluded.sent_ms, gone_ms = excluded.gone_ms`
 	sqlTombstone = `SELECT version, attempt, outcome, status, reason, accepted_ms, sent_ms, gone_ms FROM tombstones
 		WHERE subscription_id = ?`
+	sqlPutFreeze        = `INSERT INTO freezes (transport, credential, since_ms) VALUES (?, ?, ?)`
+	sqlFreezes          = `SELECT transport, credential FROM freezes`
+	sqlClearFreezes     = `DELETE FROM freezes`
 	sqlForgetTombstones = `DELETE FROM tombstones WHERE gone_ms <= ?`
 	sqlCountByClient    = `SELECT client, COUNT(*) FROM subscriptions WHERE transport = ? GROUP BY client`
 	sqlUnseen           = `SELECT id FROM subscriptions WHERE transport = 'fcm' AND renewed_ms <= ? ORDER BY id LIMIT 500`
@@ -50,10 +55,15 @@ func (s suspicion) after(o outcome.Outcome, now time.Time) suspicion {
 	switch {
 	case o.Kind == outcome.Delivered:
 		return suspicion{}
-	case o.Kind == outcome.Suspect && (s.strikes == 0 || now.Sub(s.last) >= strikeSpacing):
+	case o.Kind == outcome.Suspect && s.counts(now):
 		return suspicion{min(s.strikes+1, maxStrikes), now}
 	}
 	return s
+}
+
+// counts says whether another answer that makes the token suspect is held against it.
+func (s suspicion) counts(now time.Time) bool {
+	return s.strikes == 0 || now.Sub(s.last) >= strikeSpacing
 }
 
 // gone reports whether the outcome ends the token, and since when it is of no use: a device that renewed it
@@ -79,7 +89,7 @@ const (
 	leastPruned               = 10
 )
 
-// pruneGuard counts what would be removed, by credential.
+// pruneGuard counts what would be removed, by credential. What it counted ends with the process, a freeze does not.
 type pruneGuard struct {
 	mu   sync.Mutex
 	apps map[laneLabels]*pruned
@@ -93,6 +103,8 @@ type pruned struct {
 	limit   int
 	counted time.Time // when limit was
 	frozen  bool
+	// until is how long a freeze of an earlier run lasts at least, for what that counted is not known any more.
+	until time.Time
 }
 
 // forgetOld drops what the window has left behind.
@@ -121,8 +133,8 @@ func (s *Service) mayPrune(ctx context.Context, sub subscription.Subscription) (
 	if _, again := p.recent[sub.ID]; again || len(p.recent) <= 2*p.limit {
 		p.recent[sub.ID] = now
 	}
-	s.freeze(ctx, labels, p)
-	return !p.frozen, nil
+	err := s.freeze(ctx, labels, p)
+	return err == nil && !p.frozen, err
 }
 
 // keptAfterAll takes back a count of mayPrune: the token stays, for the device renewed it.
@@ -135,12 +147,45 @@ func (s *Service) keptAfterAll(sub subscription.Subscription) {
 }
 
 // freeze begins or ends the freeze of a credential. Held: pruning.mu.
-func (s *Service) freeze(ctx context.Context, labels laneLabels, p *pruned) {
-	was := p.frozen
-	if p.frozen = len(p.recent) > p.limit; p.frozen == was {
-		return
+func (s *Service) freeze(ctx context.Context, labels laneLabels, p *pruned) error {
+	frozen := len(p.recent) > p.limit || p.until.After(s.Now())
+	if p.frozen == frozen {
+		return nil
 	}
-	attrs := []slog.Attr{slog.String("transport", labels.transport), slog.String("credential", labels.credential), slog.Int("limit", p.limit)}
+	p.frozen = frozen
+	if err := s.saveFreezes(ctx); err != nil {
+		p.frozen = !frozen
+		return err
+	}
+	s.sayFrozen(ctx, labels, p)
+	return nil
+}
+
+// saveFreezes has the table say what is frozen. Held: pruning.mu.
+func (s *Service) saveFreezes(ctx context.Context) error {
+	err := s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		if _, err := tx.Exec(ctx, sqlClearFreezes); err != nil {
+			return err
+		}
+		for labels, p := range s.pruning.apps {
+			if !p.frozen {
+				continue
+			}
+			if _, err := tx.Exec(ctx, sqlPutFreeze, labels.transport, labels.credential, db.Millis(s.Now())); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("save freezes: %w", err)
+	}
+	return nil
+}
+
+// sayFrozen tells the log and the metrics. Held: pruning.mu.
+func (s *Service) sayFrozen(ctx context.Context, labels laneLabels, p *pruned) {
+	attrs := []slog.Attr{slog.String("transport", labels.transport), slog.String("credential", labels.credential)}
 	gauge := s.metrics.frozen.WithLabelValues(labels.transport, labels.credential)
 	if p.frozen {
 		gauge.Set(1)
@@ -149,6 +194,27 @@ func (s *Service) freeze(ctx context.Context, labels laneLabels, p *pruned) {
 		gauge.Set(0)
 		s.Log.LogAttrs(ctx, slog.LevelInfo, "tokens that are gone are removed again", attrs...)
 	}
+}
+
+// stayFrozen takes over the freezes of an earlier run. They last as long as it takes to see whether they are needed.
+func (s *Service) stayFrozen(ctx context.Context) error {
+	rows, err := s.DB.Query(ctx, sqlFreezes)
+	if err != nil {
+		return fmt.Errorf("find freezes: %w", err)
+	}
+	defer rows.Close()
+	s.pruning.mu.Lock()
+	defer s.pruning.mu.Unlock()
+	for rows.Next() {
+		var labels laneLabels
+		if err := rows.Scan(&labels.transport, &labels.credential); err != nil {
+			return fmt.Errorf("find freezes: %w", err)
+		}
+		p := &pruned{recent: map[string]time.Time{}, frozen: true, until: s.Now().Add(pruneWindow)}
+		s.pruning.apps[labels] = p
+		s.sayFrozen(ctx, labels, p)
+	}
+	return rows.Err()
 }
 
 // labels names the credential of a subscription.
@@ -180,6 +246,7 @@ func (s *Service) countTokens(ctx context.Context, labels laneLabels) (n int, er
 // housekeeping removes what is too old until ctx ends.
 func (s *Service) housekeeping(ctx context.Context) {
 	for {
+		s.watch(ctx)
 		if err := s.tidy(ctx); err != nil && ctx.Err() == nil {
 			s.storeFailed(ctx, err)
 		}
@@ -212,9 +279,11 @@ func (s *Service) tidy(ctx context.Context) error {
 	defer s.pruning.mu.Unlock()
 	for labels, p := range s.pruning.apps {
 		p.forgetOld(now)
-		s.freeze(ctx, labels, p)
+		if err := s.freeze(ctx, labels, p); err != nil {
+			return err
+		}
 	}
-	return nil
+	return s.saveFreezes(ctx)
 }
 
 // dropUnseen removes some FCM subscriptions that were last renewed before a time, and reports whether there

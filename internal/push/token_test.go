@@ -136,6 +136,118 @@ func TestMassPruneFreezes(t *testing.T) {
 	})
 }
 
+// TestFreezeOutlivesARestart: a server that is restarted again and again by whoever deployed the wrong thing
+// removes no more than one that is not.
+func TestFreezeOutlivesARestart(t *testing.T) {
+	onEachEngine(t, func(t *testing.T, url string) {
+		const users = 40
+		r := newRig(t, url, users)
+		provider := newScript("apns", func(context.Context, Notification, int) outcome.Outcome {
+			return outcome.Outcome{Kind: outcome.Gone, Status: 410, Reason: "Unregistered"}
+		})
+		for id := range int64(users) {
+			r.subscribe(id+1, "apns", "wrong", fmt.Sprint("phone", id))
+		}
+		now, left := time.Now().Add(time.Second), users
+		for _, c := range []struct {
+			later  time.Duration // when it is restarted
+			left   int
+			frozen string
+		}{
+			{0, users - leastPruned, "wrong=1"},
+			{time.Minute, users - leastPruned, "wrong=1"},
+			{24 * time.Hour, users - leastPruned, "wrong=1"},
+		} {
+			now = now.Add(c.later)
+			reg := prometheus.NewRegistry()
+			at := now
+			s := r.service(func(c *Config) { c.Metrics, c.Now = reg, func() time.Time { return at } }, provider)
+			for id := range int64(users) {
+				r.mail(s, id+1, Input{}, false)
+			}
+			provider.mu.Lock()
+			sends := len(provider.sends) + left
+			provider.mu.Unlock()
+			stop := r.start(s) // which finds them
+			for deadline := time.Now().Add(20 * time.Second); ; <-time.After(5 * time.Millisecond) {
+				provider.mu.Lock()
+				all := len(provider.sends) == sends
+				provider.mu.Unlock()
+				if all && s.sched.dirty() == 0 {
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Fatal("slots stay dirty")
+				}
+			}
+			stop()
+			all, err := r.subs.All(t.Context())
+			must(t, err)
+			left = len(all)
+			want(t, fmt.Sprint("left, ", c.later), left, c.left)
+			want(t, fmt.Sprint("frozen, ", c.later), gaugesOf(t, reg, "posthorn_push_prune_frozen"), c.frozen)
+		}
+
+		now = now.Add(time.Hour) // another start, and quiet for as long as it takes to see that
+		reg := prometheus.NewRegistry()
+		s := r.service(func(c *Config) { c.Metrics, c.Now = reg, func() time.Time { return now } }, provider)
+		must(t, s.stayFrozen(t.Context()))
+		now = now.Add(pruneWindow - time.Millisecond)
+		must(t, s.tidy(t.Context()))
+		want(t, "frozen", gaugesOf(t, reg, "posthorn_push_prune_frozen"), "wrong=1")
+		now = now.Add(time.Millisecond)
+		must(t, s.tidy(t.Context()))
+		want(t, "frozen", gaugesOf(t, reg, "posthorn_push_prune_frozen"), "wrong=0")
+		s = r.service(func(c *Config) { c.Metrics = prometheus.NewRegistry() }, provider)
+		must(t, s.stayFrozen(t.Context()))
+		want(t, "freezes left", len(s.pruning.apps), 0)
+	})
+}
+
+// TestTraceGoesOn: a device that comes back is the one it was.
+func TestTraceGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, sqliteURL(t), 1)
+		sub := r.subscribe(1, "apns", "o", "phone")
+		gone := outcome.Outcome{Kind: outcome.Gone, Status: 410, Reason: "Unregistered"}
+		s := r.service(nil, inTurn("apns", accepted, gone, accepted, gone, accepted))
+		r.start(s)
+		mail := func(trace string) {
+			t.Helper()
+			s.Wake(r.mail(s, 1, Input{}, false))
+			advance(time.Minute)
+			want(t, "trace", r.outcomes(s, sub), trace)
+		}
+		back := func() {
+			t.Helper()
+			advance(time.Minute)
+			again := r.subscribe(1, "apns", "o", "phone")
+			want(t, "id", again.ID, sub.ID)
+			gates, err := s.Explain(t.Context(), again)
+			must(t, err)
+			for _, g := range gates {
+				if g.State == GateClosed {
+					t.Errorf("closed for a device that is back: %+v", g)
+				}
+			}
+		}
+		mail("1:delivered")
+		mail("2:gone/Unregistered")
+		back()
+		want(t, "trace", r.outcomes(s, sub), "2:gone/Unregistered")
+		mail("2:gone/Unregistered 3:delivered")
+		mail("4:gone/Unregistered")
+		back()
+		mail("4:gone/Unregistered 5:delivered")
+		for range traceLength - 1 {
+			s.Wake(r.mail(s, 1, Input{}, false))
+			advance(time.Minute)
+		}
+		want(t, "lines", len(r.trace(s, sub)), traceLength)
+		want(t, "another device of his", r.subscribe(1, "apns", "o", "tablet").ID == sub.ID, false)
+	})
+}
+
 // TestFewDeadTokensDoNotFreezeForEver: each counts once, however much mail it gets.
 func TestFewDeadTokensDoNotFreezeForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

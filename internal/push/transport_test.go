@@ -77,7 +77,7 @@ func newBench(tb testing.TB, privacy Privacy) *bench {
 		URL: b.apnsFake.URL(), Environment: apns.Production, Topic: "com.example.mail", TokenKey: tokenKey, RootCAs: b.apnsFake.RootCAs(),
 	})
 	must(tb, err)
-	b.apns = APNs{Privacy: privacy, Apps: []APNsApp{{Match: anybody, Topic: "com.example.mail", Sender: apnsSender}}}
+	b.apns = APNs{Privacy: privacy, Apps: []*APNsApp{{Match: anybody, Topic: "com.example.mail", Sender: apnsSender}}}
 
 	b.fcmFake, err = fake.NewFCM(fake.FCMConfig{Key: fcmKey()})
 	must(tb, err)
@@ -85,7 +85,7 @@ func newBench(tb testing.TB, privacy Privacy) *bench {
 	must(tb, err)
 	fcmSender, err := fcm.New(fcm.Config{ServiceAccount: account, Endpoint: b.fcmFake.URL()})
 	must(tb, err)
-	b.fcm = FCM{Privacy: privacy, Now: clock, Apps: []FCMApp{
+	b.fcm = FCM{Privacy: privacy, Now: clock, Apps: []*FCMApp{
 		{Match: anybody, Project: b.fcmFake.Project(), Package: "com.example.mail", Sender: fcmSender},
 	}}
 
@@ -233,8 +233,8 @@ func TestLanesPerCredential(t *testing.T) {
 	is := func(name string) func(string) bool { return func(client string) bool { return client == name } }
 	sub := func(client string) subscription.Subscription { return subscription.Subscription{Client: client} }
 	for _, tr := range []Transport{
-		&APNs{Apps: []APNsApp{{Match: is("live"), Topic: "t"}, {Match: is("test"), Topic: "t"}}},
-		&FCM{Apps: []FCMApp{{Match: is("live"), Project: "p"}, {Match: is("test"), Project: "p"}}},
+		&APNs{Apps: []*APNsApp{{Match: is("live"), Topic: "t"}, {Match: is("test"), Topic: "t"}}},
+		&FCM{Apps: []*FCMApp{{Match: is("live"), Project: "p"}, {Match: is("test"), Project: "p"}}},
 	} {
 		live, ok1 := tr.Lane(sub("live"))
 		test, ok2 := tr.Lane(sub("test"))

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/outcome"
@@ -14,14 +15,35 @@ import (
 
 // WebPush sends to browsers and to UnifiedPush distributors.
 type WebPush struct {
-	Sender  *webpush.Sender
 	Privacy Privacy
 	// CheckEndpoint refuses endpoints that we would not dial.
 	CheckEndpoint func(endpoint string) error
 	// Navigate is the URL that a click on a notification opens.
 	Navigate string
 	Now      func() time.Time
+	// Sender holds the VAPID key, and Since is since when that is in use. They change by Replace only, once the
+	// transport is in use.
+	Sender *webpush.Sender
+	Since  time.Time
+
+	mu sync.RWMutex // guards the last two
 }
+
+// Replace has the sends from now on go out under another VAPID key.
+func (t *WebPush) Replace(s *webpush.Sender, since time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.Sender, t.Since = s, since
+}
+
+func (t *WebPush) sender() *webpush.Sender {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.Sender
+}
+
+// PublicKey is the VAPID key as browsers want it.
+func (t *WebPush) PublicKey() string { return t.sender().PublicKey() }
 
 // Name is "webpush".
 func (*WebPush) Name() string { return "webpush" }
@@ -33,7 +55,16 @@ func (*WebPush) Lane(sub subscription.Subscription) (string, bool) {
 
 // Credential is our one VAPID key: the origins are foreign input, and no labels. Each begins with little,
 // for there may be many that do not answer.
-func (*WebPush) Credential(string) Credential { return Credential{Name: "vapid", First: 2} }
+func (t *WebPush) Credential(string) Credential {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return Credential{Name: "vapid", Since: t.Since, First: 2}
+}
+
+// Watch tells of the VAPID key. Of its tokens, one for each origin, it is the oldest.
+func (t *WebPush) Watch() []Watched {
+	return []Watched{{Credential: t.Credential(""), TokenSince: t.sender().TokenSince()}}
+}
 
 // ParseToken reads a browser's PushSubscription.toJSON().
 func (t *WebPush) ParseToken(raw json.RawMessage) (subscription.Token, error) {
@@ -104,5 +135,5 @@ func (t *WebPush) Send(ctx context.Context, n Notification) outcome.Outcome {
 			return b, len(b)
 		})
 	}
-	return t.Sender.Send(ctx, sub, m)
+	return t.sender().Send(ctx, sub, m)
 }

@@ -56,6 +56,9 @@ func (s *Service) Run(parent context.Context) (err error) {
 	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
 	err = s.join(ctx)
+	if err == nil {
+		err = s.stayFrozen(ctx)
+	}
 	var left int
 	if err == nil {
 		left, err = s.wakeDirty(ctx)
@@ -295,7 +298,7 @@ func (s *Service) send(ctx context.Context, v slot, sub subscription.Subscriptio
 	}
 	n := Notification{
 		Subscription: sub, Version: v.version, Input: v.input, Badge: badge, Collapse: v.id.collapse(),
-		ID: notificationID(v.id, v.version), Expires: v.expires,
+		ID: notificationID(v.id, v.version), Expires: v.expires, AskElsewhere: v.suspicion.counts(now),
 	}
 	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
@@ -360,13 +363,14 @@ func (s *Service) reportLane(ctx context.Context, f flight, e *entry, c change) 
 	if c == unchanged {
 		return
 	}
-	l := e.app.tenant.lane // name and credential never change
+	name := e.app.tenant.lane.name // which never changes
+	credential := s.credential(name)
 	attrs := []slog.Attr{
-		slog.String("lane", l.name), slog.String("credential", l.credential.Name), slog.Int("status", f.outcome.Status),
+		slog.String("lane", name), slog.String("credential", credential.Name), slog.Int("status", f.outcome.Status),
 		slog.String("reason", f.outcome.Reason), slog.Any("err", f.outcome.Err),
 	}
-	if !l.credential.Expires.IsZero() {
-		attrs = append(attrs, slog.Time("expires", l.credential.Expires))
+	if !credential.Expires.IsZero() {
+		attrs = append(attrs, slog.Time("expires", credential.Expires))
 	}
 	switch {
 	case c == closed:

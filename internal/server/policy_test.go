@@ -183,7 +183,7 @@ func TestSealed(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, sqliteURL(t), "login")
 	w.configure("apps: [{topic:", "apps: [{privacy: sealed, topic:")
-	w.configure("push: {", "push: {privacy: sealed, ")
+	w.configure("apps: [{service", "apps: [{privacy: sealed, service")
 	w.start()
 	const alice = "alice@rig.test"
 	d := testpeer.StartDovecot(t, testpeer.DovecotConfig{Users: map[string]string{alice: secret}, NotifyURL: w.notifyURL()})

@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -43,6 +44,8 @@ import (
 type Options struct {
 	// Log is where the server reports; nil discards.
 	Log *slog.Logger
+	// LoadConfig reads the configuration again, for Reload; nil: it cannot be.
+	LoadConfig func() (*config.Config, error)
 	// TraceQuery sees every database query, for tests of the queries themselves.
 	TraceQuery func(query string)
 	// Lease is how long a server on the same database goes without a sign of life before this one sends what it
@@ -61,6 +64,8 @@ type Server struct {
 	transports *transports
 	push       *push.Service
 	listen     *listen.Service
+	loadConfig func() (*config.Config, error)
+	reloading  sync.Mutex // held by a reload
 
 	public, internal, admin face
 }
@@ -76,7 +81,7 @@ const stopTimeout = 5 * time.Second
 
 // New opens the state directory, the database and the listeners. Run or Close must follow.
 func New(ctx context.Context, cfg *config.Config, opts Options) (s *Server, err error) {
-	s = &Server{cfg: cfg, log: opts.Log, lease: cmp.Or(opts.Lease, 10*time.Second)}
+	s = &Server{cfg: cfg, log: opts.Log, lease: cmp.Or(opts.Lease, 10*time.Second), loadConfig: opts.LoadConfig}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -92,9 +97,9 @@ func New(ctx context.Context, cfg *config.Config, opts Options) (s *Server, err 
 	if s.state, err = openState(cfg); err != nil {
 		return s, err
 	}
-	var problems config.Problems
-	if s.transports, problems = buildTransports(cfg, s.state.vapidKey, time.Now); len(problems) > 0 {
-		return s, problems
+	var found findings
+	if s.transports, found = buildTransports(cfg, s.state.vapidKey, time.Now); len(found.problems) > 0 {
+		return s, found.problems
 	}
 	if s.db, err = db.Open(ctx, cfg.DatabaseURL().Reveal(), db.Options{Trace: opts.TraceQuery}); err != nil {
 		return s, err
@@ -172,7 +177,7 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 	}
 	a := &api.API{
 		Tenants: tenants, Accounts: accounts, Subscriptions: subs, Push: s.push, Listen: s.listen, Log: s.log, Now: now,
-		TrustedProxies: cfg.Public.TrustedProxies, VAPIDPublicKey: s.transports.publicKey,
+		TrustedProxies: cfg.Public.TrustedProxies, VAPIDPublicKey: s.transports.publicKey, Reload: s.Reload,
 	}
 	s.public.server = newHTTPServer(a.Public(), s.log)
 	s.internal.server = newHTTPServer(s.internalMux(notifier, reg), s.log)

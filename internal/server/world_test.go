@@ -39,12 +39,14 @@ type world struct {
 	internal    string
 
 	apns    *fake.APNs
+	sandbox *fake.APNs
 	fcm     *fake.FCM
 	webpush *fake.WebPush
 
-	trace func(string)
-	lease time.Duration
-	stop  func() // of the running server
+	trace  func(string)
+	lease  time.Duration
+	server *server.Server // that start made
+	stop   func()         // of the running server
 }
 
 const apnsTopic = "com.example.mail"
@@ -55,17 +57,21 @@ func newWorld(tb testing.TB, databaseURL, notifyForm string) *world {
 	w := &world{tb: tb, stateDir: filepath.Join(tb.TempDir(), "state"), databaseURL: databaseURL}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(tb, err)
-	w.apns, err = fake.NewAPNs(fake.APNsConfig{
+	apple := fake.APNsConfig{
 		Keys:   []fake.APNsKey{{KeyID: "ABC123DEFG", TeamID: "DEF123GHIJ", Public: &key.PublicKey}},
 		Topics: []string{apnsTopic},
-	})
+	}
+	w.apns, err = fake.NewAPNs(apple)
 	must(tb, err)
+	w.sandbox, err = fake.NewAPNs(apple)
+	must(tb, err)
+	w.sandbox.Register(strings.Repeat("0", 64)) // and nobody else, before a test says so
 	w.fcm, err = fake.NewFCM(fake.FCMConfig{})
 	must(tb, err)
 	w.webpush, err = fake.NewWebPush(fake.WebPushConfig{})
 	must(tb, err)
 	tb.Cleanup(func() {
-		for _, c := range []io.Closer{w.apns, w.fcm, w.webpush} {
+		for _, c := range []io.Closer{w.apns, w.sandbox, w.fcm, w.webpush} {
 			must(tb, c.Close())
 		}
 	})
@@ -75,7 +81,7 @@ func newWorld(tb testing.TB, databaseURL, notifyForm string) *world {
 	must(tb, err)
 	dir := tb.TempDir()
 	w.write(dir, "apns.p8", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
-	w.write(dir, "apns-ca.pem", w.apns.CAPEM())
+	w.write(dir, "apns-ca.pem", append(w.apns.CAPEM(), w.sandbox.CAPEM()...))
 	w.write(dir, "firebase.json", account)
 	w.write(dir, "database-url", []byte(databaseURL))
 	w.config = w.write(dir, "posthorn.yml", fmt.Appendf(nil, `
@@ -88,32 +94,39 @@ push: {allowed_clients: ["posthorn-*"]}
 transports:
   apns:
     enabled: true
-    apps: [{topic: %s, key_file: apns.p8, key_id: ABC123DEFG, team_id: DEF123GHIJ, url: "%s", ca_file: apns-ca.pem}]
+    apps: [{topic: %s, key_file: apns.p8, key_id: ABC123DEFG, team_id: DEF123GHIJ, url: "%s", other_url: "%s", ca_file: apns-ca.pem}]
   fcm:
     enabled: true
     apps: [{service_account_file: firebase.json, endpoint: "%s"}]
-`, w.stateDir, notifyForm, w.webpush.URL(), apnsTopic, w.apns.URL(), w.fcm.URL()))
+`, w.stateDir, notifyForm, w.webpush.URL(), apnsTopic, w.apns.URL(), w.sandbox.URL(), w.fcm.URL()))
 	return w
 }
 
 func (w *world) write(dir, name string, content []byte) string {
 	w.tb.Helper()
 	path := filepath.Join(dir, name)
-	must(w.tb, os.WriteFile(path, content, 0o600))
+	must(w.tb, os.WriteFile(path, content, 0o600)) //nolint:gosec // the test's own
 	return path
 }
 
 // start runs a server in this process until the test ends or w.stop is called.
 func (w *world) start() {
 	w.tb.Helper()
-	cfg, warnings, err := config.Load(w.config, func(string) (string, bool) { return "", false })
+	load := func() (*config.Config, config.Warnings, error) {
+		return config.Load(w.config, func(string) (string, bool) { return "", false })
+	}
+	cfg, warnings, err := load()
 	must(w.tb, err)
 	if len(warnings) > 0 {
 		w.tb.Errorf("configuration warnings: %v", warnings)
 	}
 	log := slog.New(slog.NewTextHandler(w.tb.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
-	s, err := server.New(w.tb.Context(), cfg, server.Options{Log: log, TraceQuery: w.trace, Lease: w.lease})
+	s, err := server.New(w.tb.Context(), cfg, server.Options{Log: log, TraceQuery: w.trace, Lease: w.lease, LoadConfig: func() (*config.Config, error) {
+		cfg, _, err := load()
+		return cfg, err
+	}})
 	must(w.tb, err)
+	w.server = s
 	w.reached(s.PublicAddr(), s.InternalAddr())
 	ctx, cancel := context.WithCancel(context.WithoutCancel(w.tb.Context()))
 	done := make(chan error, 1)
@@ -232,13 +245,15 @@ func (w *world) webpushPhone() phone {
 	return phone{"webpush", json.RawMessage(r.JSON()), r.Endpoint, w.webpush.NextFor}
 }
 
-func (w *world) apnsPhone() phone {
+func (w *world) apnsPhone() phone { return w.apnsPhoneAt(w.apns) }
+
+func (w *world) apnsPhoneAt(apple *fake.APNs) phone {
 	w.tb.Helper()
 	raw := make([]byte, 32)
 	_, _ = rand.Read(raw)
 	token := hex.EncodeToString(raw)
-	w.apns.Register(token)
-	return phone{"apns", map[string]string{"device_token": token}, token, w.apns.NextFor}
+	apple.Register(token)
+	return phone{"apns", map[string]string{"device_token": token}, token, apple.NextFor}
 }
 
 func (w *world) fcmPhone() phone {

@@ -10,7 +10,6 @@ package subscription
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"database/sql"
 	"encoding/hex"
@@ -80,6 +79,8 @@ type Subscription struct {
 	Expires  time.Time // zero: never
 	// Device is the same for all subscriptions of one device. It never changes.
 	Device uint64
+	// Environment is the APNs environment that took the token when the configured one did not. Only from Load.
+	Environment string
 }
 
 // Request asks for a subscription.
@@ -130,12 +131,13 @@ const (
 		device_key = CASE WHEN ? = 1 THEN excluded.device_key ELSE subscriptions.device_key END RETURNING ` + columns
 	sqlByUser = `SELECT ` + columns + ` FROM subscriptions WHERE context_id = ? AND user_id = ? ORDER BY created_ms, id`
 	sqlAll    = `SELECT ` + columns + ` FROM subscriptions ORDER BY context_id, user_id, created_ms, id`
-	sqlLoad   = `SELECT ` + columns + `, token_hash, token, device_key,
+	sqlLoad   = `SELECT ` + columns + `, token_hash, token, environment, device_key,
 		(SELECT COUNT(*) FROM subscriptions o WHERE o.transport = subscriptions.transport AND o.token_hash = subscriptions.token_hash)
 		FROM subscriptions WHERE id = ?`
 	sqlSetPolicy     = `UPDATE subscriptions SET policy = ? WHERE id = ? AND context_id = ? AND user_id = ? RETURNING ` + columns
 	sqlRemove        = `DELETE FROM subscriptions WHERE id = ? AND context_id = ? AND user_id = ?`
 	sqlRemoveGone    = `DELETE FROM subscriptions WHERE id = ? AND renewed_ms <= ? RETURNING context_id, user_id`
+	sqlFound         = `UPDATE subscriptions SET environment = ? WHERE id = ?`
 	sqlRemoveDevice  = `DELETE FROM subscriptions WHERE context_id = ? AND user_id = ? AND device_hash = ?`
 	sqlRemoveExpired = `DELETE FROM subscriptions WHERE expires_ms > 0 AND expires_ms <= ? RETURNING context_id, user_id`
 )
@@ -182,7 +184,7 @@ func (s *Store) Subscribe(ctx context.Context, sess account.Session, req Request
 		if devices >= maxPerUser {
 			return nil, ErrTooMany
 		}
-		err = scan(tx.QueryRow(ctx, sqlPut, newID(), u.Context, u.ID, req.Client, transport, hash, sealed, req.Token.Target,
+		err = scan(tx.QueryRow(ctx, sqlPut, idOf(transport, hash, u), u.Context, u.ID, req.Client, transport, hash, sealed, req.Token.Target,
 			sess.Device, string(topics), db.Millis(now), db.Millis(now), db.Millis(req.Expires), policy, deviceKey,
 			flag(req.Policy != nil), flag(req.Keys != nil)).Scan, &sub)
 		return append(others, u), err
@@ -274,10 +276,11 @@ func tokenOwner(transport, hash string) string { return "token/" + transport + "
 
 func keysOwner(transport, hash string) string { return "keys/" + transport + "/" + hash }
 
-func newID() string {
-	var b [12]byte
-	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
-	return hex.EncodeToString(b[:])
+// idOf makes the id of a user's subscription on a device: the same when the device comes back after it was
+// removed, so that its trace goes on and the provider sees the slots it knows.
+func idOf(transport, hash string, u tenant.UserID) string {
+	sum := sha256.Sum256([]byte("subscription\x00" + transport + "\x00" + hash + "\x00" + u.String()))
+	return hex.EncodeToString(sum[:12])
 }
 
 // isID tells our ids from what else a URL may hold.
@@ -363,7 +366,7 @@ func (s *Store) Load(ctx context.Context, id string) (Subscription, error) {
 	}
 	var sub Subscription
 	var hash, sealed, deviceKey string
-	err := scan(s.db.QueryRow(ctx, sqlLoad, id).Scan, &sub, &hash, &sealed, &deviceKey, &sub.Accounts)
+	err := scan(s.db.QueryRow(ctx, sqlLoad, id).Scan, &sub, &hash, &sealed, &sub.Environment, &deviceKey, &sub.Accounts)
 	if errors.Is(err, sql.ErrNoRows) {
 		return Subscription{}, ErrNotFound
 	} else if err != nil {
@@ -418,6 +421,12 @@ func (s *Store) RemoveGone(ctx context.Context, tx *db.Tx, id string, gone time.
 	}
 	c, err = next(ctx, tx, u)
 	return c, true, err
+}
+
+// Found remembers, inside a write, in which APNs environment the token of a subscription was found to be.
+func (s *Store) Found(ctx context.Context, tx *db.Tx, id, environment string) error {
+	_, err := tx.Exec(ctx, sqlFound, environment, id)
+	return err
 }
 
 // RemoveExpired removes the subscriptions whose time is over.

@@ -282,7 +282,7 @@ func TestTooMany(t *testing.T) {
 		theirs := f.subscribe(t, session(2, "s"), request("phone"))
 		f.write(t, func(ctx context.Context, tx *db.Tx) error {
 			for i := range 100 {
-				_, err := tx.Exec(ctx, `INSERT INTO subscriptions VALUES (?, 1, 1, 'app', 'apns', ?, '', '', 'd', '["mail:new"]', 0, 0, 0, '', '')`,
+				_, err := tx.Exec(ctx, `INSERT INTO subscriptions VALUES (?, 1, 1, 'app', 'apns', ?, '', '', 'd', '["mail:new"]', 0, 0, 0, '', '', '')`,
 					fmt.Sprintf("%024x", i), fmt.Sprint(i))
 				if err != nil {
 					return err
@@ -363,6 +363,12 @@ func TestRemoveGone(t *testing.T) {
 		remove(sub.ID, f.now(), true)
 		remove(sub.ID, f.now(), false)
 		f.wantOwners(t, "")
+		if back := f.subscribe(t, session(1, "s"), request("phone")); back.ID != sub.ID {
+			t.Errorf("came back as %s, was %s", back.ID, sub.ID)
+		}
+		if other := f.subscribe(t, session(2, "s"), request("phone")); other.ID == sub.ID {
+			t.Error("another user's subscription has the same id")
+		}
 	})
 }
 

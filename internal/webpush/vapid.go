@@ -103,6 +103,18 @@ func (v *vapid) evict(now time.Time) {
 	}
 }
 
+// oldest is when the oldest of the tokens was signed that are still used.
+func (v *vapid) oldest(now time.Time) (signed time.Time) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, t := range v.tokens {
+		if at := t.expires.Add(-tokenLife); now.Sub(at) < tokenUse && (signed.IsZero() || at.Before(signed)) {
+			signed = at
+		}
+	}
+	return signed
+}
+
 // forget drops the token for origin.
 func (v *vapid) forget(origin string) {
 	v.mu.Lock()

@@ -91,7 +91,14 @@ func TestAuthorization(t *testing.T) {
 		t.Errorf("aud %q", got.Aud)
 	}
 
+	signed := now
 	now = now.Add(5*time.Hour + 59*time.Minute)
+	if got := v.oldest(now); !got.Equal(signed) {
+		t.Errorf("the oldest token is of %s, want %s", got, signed)
+	}
+	if got := v.oldest(now.Add(time.Minute)); !got.IsZero() {
+		t.Errorf("a token of %s that is not used any more", got)
+	}
 	if header("https://push.example.com") != first {
 		t.Error("signed anew within six hours")
 	}

@@ -113,6 +113,9 @@ func New(cfg Config) (*Sender, error) {
 // uncompressed point in base64url.
 func (s *Sender) PublicKey() string { return s.vapid.public }
 
+// TokenSince is when the oldest VAPID token in use was signed; zero when there is none.
+func (s *Sender) TokenSince() time.Time { return s.vapid.oldest(s.now()) }
+
 // Send encrypts m for sub, posts it once and says what came of it. It waits until the push service has
 // answered, ctx ends or the HTTP client gives up.
 func (s *Sender) Send(ctx context.Context, sub Subscription, m Message) outcome.Outcome {

@@ -54,6 +54,17 @@ CREATE TABLE nodes (
 -- push; who sends the slot while it is dirty
 ALTER TABLE slots ADD COLUMN owner TEXT NOT NULL DEFAULT '';
 
+-- subscription; the APNs environment that took the token when the configured one did not
+ALTER TABLE subscriptions ADD COLUMN environment TEXT NOT NULL DEFAULT '';
+
+-- push; the credentials of which no token is removed, because too many would go at once
+CREATE TABLE freezes (
+    transport  TEXT   NOT NULL,
+    credential TEXT   NOT NULL,
+    since_ms   BIGINT NOT NULL,
+    PRIMARY KEY (transport, credential)
+);
+
 -- subscription; what the device wants to be told (JSON, '' is everything at once), and the sealed keys of its
 -- app
 ALTER TABLE subscriptions ADD COLUMN policy TEXT NOT NULL DEFAULT '';

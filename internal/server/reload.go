@@ -1,0 +1,176 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/posthorn-mail/posthorn/internal/api"
+	"github.com/posthorn-mail/posthorn/internal/config"
+	"github.com/posthorn-mail/posthorn/internal/push"
+	"github.com/posthorn-mail/posthorn/internal/webpush"
+)
+
+// Reload reads the configuration and every push credential again, and uses those that have changed from then
+// on. When anything is wrong with any of them, all stay as they are, and the error says what. Sends under way
+// end with the credential they began with; its connections are closed after the last of them. It may be
+// called from any goroutine while Run runs.
+func (s *Server) Reload(ctx context.Context) (api.Reloaded, error) {
+	done, err := s.reload(ctx)
+	if err != nil {
+		s.log.ErrorContext(ctx, "cannot reload: the credentials in use stay", slog.Any("err", err))
+		return done, err
+	}
+	s.log.InfoContext(ctx, "credentials reloaded", slog.Any("changed", done.Changed), slog.Any("needs_restart", done.NeedsRestart))
+	return done, nil
+}
+
+func (s *Server) reload(ctx context.Context) (api.Reloaded, error) {
+	s.reloading.Lock()
+	defer s.reloading.Unlock()
+	none := api.Reloaded{}
+	if s.loadConfig == nil {
+		return none, errors.New("this server was not started from a configuration that can be read again")
+	}
+	cfg, err := s.loadConfig()
+	if err != nil {
+		return none, err
+	}
+	var vapid []byte
+	if s.transports.webpush != nil {
+		if vapid, err = readVAPID(cfg, s.state.dir); err != nil {
+			return none, err
+		}
+	}
+	changed, problems := s.transports.reload(cfg, vapid, time.Now)
+	if len(problems) > 0 {
+		return none, problems
+	}
+	s.push.Renewed(ctx)
+	return api.Reloaded{Changed: changed, NeedsRestart: s.needsRestart(cfg)}, nil
+}
+
+// readVAPID is what openState reads, but makes no key: with a new one every device would have to subscribe
+// again.
+func readVAPID(cfg *config.Config, dir string) ([]byte, error) {
+	if cfg.Transports.WebPush.VAPIDKey.IsSet() {
+		return []byte(cfg.Transports.WebPush.VAPIDKey.Reveal()), nil
+	}
+	raw, err := os.ReadFile(filepath.Join(dir, VAPIDKeyFile)) //nolint:gosec // a fixed name in our own directory
+	if err != nil {
+		return nil, fmt.Errorf("read the VAPID key: %w", err)
+	}
+	return raw, nil
+}
+
+// needsRestart names the keys that differ from those in force and that a reload does not take over. A secret
+// shows a change only when it is set or removed.
+func (s *Server) needsRestart(cfg *config.Config) []string {
+	before := map[string]any{}
+	for _, v := range s.cfg.Settings() {
+		before[v.Key] = v.Value
+	}
+	keys := []string{}
+	for _, v := range cfg.Settings() {
+		taken := slices.ContainsFunc([]string{"transports.apns.apps", "transports.fcm.apps", "transports.webpush.vapid_key", "transports.webpush.subject"},
+			func(key string) bool { return strings.HasPrefix(v.Key, key) })
+		if was, ok := before[v.Key]; !taken && ok && !reflect.DeepEqual(was, v.Value) {
+			keys = append(keys, v.Key)
+		}
+	}
+	return keys
+}
+
+// reload puts the credentials of cfg in place of those in use: all, or, when there is a problem, none. It
+// returns the names of the new ones.
+func (t *transports) reload(cfg *config.Config, vapid []byte, now func() time.Time) (changed []string, problems config.Problems) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return nil, config.Problems{{Message: "the server is stopping"}}
+	}
+	var found findings
+	c := cfg.Transports
+	for _, sw := range []struct {
+		key      string
+		now, was bool
+	}{
+		{"transports.webpush.enabled", c.WebPush.Enabled, t.webpush != nil},
+		{"transports.apns.enabled", c.APNs.Enabled, t.apns != nil},
+		{"transports.fcm.enabled", c.FCM.Enabled, t.fcm != nil},
+	} {
+		if sw.now != sw.was {
+			found.problems = append(found.problems, cfg.Problem(sw.key, "to switch a transport on or off, restart the server"))
+		}
+	}
+	if len(found.problems) > 0 {
+		return nil, found.problems
+	}
+
+	next := made{vapid: t.made.vapid}
+	var sender *webpush.Sender
+	if t.webpush != nil {
+		if next.vapid = vapidFingerprint(cfg, vapid); next.vapid != t.made.vapid {
+			sender = t.makeWebPush(cfg, vapid, now, &found)
+		}
+	}
+	var apnsApps []*push.APNsApp
+	if t.apns != nil {
+		apnsApps, next.apns = makeAPNs(cfg, t.made.apns, now, &found)
+	}
+	var fcmApps []*push.FCMApp
+	if t.fcm != nil {
+		fcmApps, next.fcm = makeFCM(cfg, t.made.fcm, now, &found)
+	}
+	if problems = append(found.problems, found.expired...); len(problems) > 0 {
+		return nil, problems // what was made has no connection yet
+	}
+
+	before := t.names()
+	t.made = next
+	if sender != nil {
+		t.webpush.Replace(sender, now())
+	}
+	if t.apns != nil {
+		for _, a := range t.apns.Replace(apnsApps) {
+			t.retiring.Go(a.Retire)
+		}
+	}
+	if t.fcm != nil {
+		for _, a := range t.fcm.Replace(fcmApps) {
+			t.retiring.Go(a.Retire)
+		}
+	}
+	changed = []string{}
+	after := t.names()
+	for name, since := range after {
+		if was, ok := before[name]; !ok || !was.Equal(since) {
+			changed = append(changed, name)
+		}
+	}
+	for name := range before {
+		if _, ok := after[name]; !ok {
+			changed = append(changed, name+" (removed)")
+		}
+	}
+	slices.Sort(changed)
+	return changed, nil
+}
+
+// names lists the credentials, and since when each is in use.
+func (t *transports) names() map[string]time.Time {
+	all := map[string]time.Time{}
+	for _, transport := range t.all {
+		for _, c := range transport.Watch() {
+			all[transport.Name()+" "+c.Name] = c.Since
+		}
+	}
+	return all
+}
