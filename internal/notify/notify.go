@@ -92,7 +92,7 @@ const resultIgnored = "ignored"
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := h.now()
 	defer func() { h.seconds.Observe(h.now().Sub(start).Seconds()) }()
-	a, err := h.serve(w, r)
+	a, err := h.serve(w, r) //nolint:contextcheck // a sender that does not stay has still told us: see deadline
 	var p *problem.Problem
 	switch {
 	case err == nil:
