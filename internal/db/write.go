@@ -18,6 +18,8 @@ const (
 	maxQueuedWrites = 1024
 	// maxGroup bounds how many writes share one commit, and so how long the first of them waits.
 	maxGroup = 256
+	// gatherFrom is how large a group makes the next one wait for more, for gatherFor.
+	gatherFrom, gatherFor = 8, 500 * time.Microsecond
 	// maxPostgresTries is how often a transaction that lost against another is tried in all.
 	maxPostgresTries = 4
 	// commitTimeout bounds a COMMIT on PostgreSQL, which no caller's context does.
@@ -128,15 +130,7 @@ func (d *DB) commitLoop(ctx context.Context) {
 	defer close(d.stopped)
 	group := make([]*write, 0, maxGroup)
 	for w := d.next(); w != nil; w = d.next() {
-		group = append(group[:0], w)
-		for more := true; more && len(group) < maxGroup; {
-			select {
-			case w := <-d.writes:
-				group = append(group, w)
-			default:
-				more = false
-			}
-		}
+		group = d.gather(append(group[:0], w), len(group))
 		err := d.commitGroup(ctx, group)
 		for _, w := range group {
 			// Without a commit nobody's fn has said anything that holds: it may have seen another's write.
@@ -147,6 +141,35 @@ func (d *DB) commitLoop(ctx context.Context) {
 		}
 		clear(group) // what the writes captured is not to wait for the next ones
 	}
+}
+
+// gather adds what waits to a group. When the group before was large, its callers are about to come back: then
+// it waits a moment for more, since each commit costs the same however many share it.
+func (d *DB) gather(group []*write, before int) []*write {
+	var more <-chan time.Time
+	if before >= gatherFrom {
+		more = time.After(gatherFor)
+	}
+	for len(group) < maxGroup {
+		select {
+		case w := <-d.writes:
+			group = append(group, w)
+			continue
+		default:
+		}
+		if more == nil || len(group) >= 2*before {
+			break
+		}
+		select {
+		case w := <-d.writes:
+			group = append(group, w)
+		case <-more:
+			more = nil
+		case <-d.closing:
+			more = nil
+		}
+	}
+	return group
 }
 
 // next waits for a write. It returns nil after Close, once what was queued before is done.

@@ -448,3 +448,29 @@ func TestLock(t *testing.T) {
 		}
 	})
 }
+
+// TestGather: who comes after a large group waits a moment for others, and after a small one does not.
+func TestGather(t *testing.T) {
+	inBubble(t, func(t *testing.T, d *DB, free func()) {
+		var many []func(context.Context, *Tx) error
+		for i := range gatherFrom {
+			many = append(many, put(fmt.Sprint("crowd ", i), nil))
+		}
+		said := background(t.Context(), d, many...)
+		free()
+		for _, c := range said {
+			if err := <-c; err != nil {
+				t.Error(err)
+			}
+		}
+		for i, want := range []time.Duration{gatherFor, 0} {
+			began := time.Now()
+			if err := d.Write(t.Context(), put(fmt.Sprint("alone ", i), nil)); err != nil {
+				t.Error(err)
+			}
+			if took := time.Since(began); took != want {
+				t.Errorf("write %d took %v, want %v", i, took, want)
+			}
+		}
+	})
+}

@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -37,6 +38,8 @@ const (
 	// storeTimeout is how long a notification waits for the database, not counting the time its sender
 	// takes to send it. Dovecot gives up after 2 s.
 	storeTimeout = 1500 * time.Millisecond
+	// sharedFor is how long notifications share one deadline: a timer for each would cost as much as its JSON.
+	sharedFor = 100 * time.Millisecond
 	// retryAfter is told to whom the database could not serve.
 	retryAfter = time.Second
 )
@@ -47,6 +50,7 @@ type Handler struct {
 	dispatch *dispatch.Dispatcher
 	log      *slog.Logger
 	now      func() time.Time
+	deadline deadline
 
 	results *prometheus.CounterVec
 	seconds prometheus.Histogram
@@ -88,7 +92,7 @@ const resultIgnored = "ignored"
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := h.now()
 	defer func() { h.seconds.Observe(h.now().Sub(start).Seconds()) }()
-	a, err := h.serve(w, r)
+	a, err := h.serve(w, r) //nolint:contextcheck // a sender that does not stay has still told us: see deadline
 	var p *problem.Problem
 	switch {
 	case err == nil:
@@ -130,7 +134,27 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) (answer, error) 
 		return answer{Success: true, Result: resultIgnored, Reason: ignored}, nil
 	}
 	// A sender that does not stay for the answer has still told us: it will not say it again.
-	return h.accept(context.WithoutCancel(r.Context()), speaker, n)
+	return h.accept(h.deadline.from(h.now()), speaker, n)
+}
+
+// deadline is a context for all notifications of a moment. It ends storeTimeout after each of them, or a
+// little later.
+type deadline struct {
+	mu   sync.Mutex // guards all below
+	ctx  context.Context
+	made time.Time
+}
+
+func (d *deadline) from(now time.Time) context.Context {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if since := now.Sub(d.made); d.ctx == nil || since < 0 || since >= sharedFor {
+		var cancel context.CancelFunc
+		d.ctx, cancel = context.WithTimeout(context.Background(), storeTimeout+sharedFor)
+		context.AfterFunc(d.ctx, cancel) // nobody else knows who is the last
+		d.made = now
+	}
+	return d.ctx
 }
 
 // readBody reads a body in one piece where its size is told, as Dovecot does.
@@ -177,8 +201,6 @@ func fromOneOf(remote string, networks []netip.Prefix) bool {
 
 // accept finds the user and hands the event on.
 func (h *Handler) accept(ctx context.Context, speaker tenant.Speaker, n notification) (answer, error) {
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
 	id, reason, err := h.tenants.Resolve(ctx, speaker, n.user)
 	if err != nil {
 		return answer{}, err

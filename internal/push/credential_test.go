@@ -113,7 +113,7 @@ func TestNewCredentialIsTriedAtOnce(t *testing.T) {
 	now := time.Now()
 	for i := range 10 {
 		for n, lane := range []string{"apns/new", "apns/same"} {
-			s.add([]Due{{id: slotID{fmt.Sprintf("%024x", 2*i+n), "k"}, lane: lane, device: uint64(2*i + n)}}) //nolint:gosec // small
+			s.add([]Due{{id: slotID{fmt.Sprintf("%024x", 2*i+n), "k"}, lane: lane, device: uint64(2*i + n)}})
 		}
 	}
 	round(t, s, now, refused)
