@@ -134,18 +134,15 @@ func (s *Service) weigh(ctx context.Context, f *flight) error {
 	return nil
 }
 
-// freshCount is how long the count that came with an event is taken for that of now. A later change of it
-// has a slot of its own, which is sent after.
-const freshCount = time.Second
-
-// badgeOf is the count for a flight.
+// badgeOf is the count for a flight. That which came with an event of late is good enough: if it has changed
+// since, that waits for BadgeDelay in a slot of its own, and is sent after.
 func (s *Service) badgeOf(ctx context.Context, f *flight) (int, error) {
 	in := f.slot.input
 	known := -1
 	if in.Folder == "INBOX" || in.Folder == "" {
 		known = in.Unseen
 	}
-	fresh := known >= 0 && f.sent.Sub(db.Time(in.AcceptedMS)) < freshCount
+	fresh := known >= 0 && f.sent.Sub(db.Time(in.AcceptedMS)) < s.BadgeDelay
 	if s.count == nil || fresh && f.sub.Accounts == 1 {
 		return known, nil
 	}

@@ -473,3 +473,29 @@ func TestQuietTooLong(t *testing.T) {
 		want(t, "dirty", s.sched.dirty(), 0.0)
 	})
 }
+
+// TestCountIsFresh: one that came with the mail is not asked for again, unless it may have changed meanwhile, or
+// there are other accounts.
+func TestCountIsFresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, sqliteURL(t), 2)
+		r.subscribe(1, "apns", "o", "phone")
+		provider := inTurn("apns", accepted, later(time.Minute))
+		s := r.service(patient, provider)
+		asked := 0
+		s.CountWith(func(context.Context, string) (int, error) { asked++; return 70 + asked, nil })
+		r.start(s)
+		for range 2 {
+			s.Wake(r.mail(s, 1, Input{}, false))
+			advance(2 * time.Minute)
+		}
+		r.subscribe(2, "apns", "o", "phone")
+		s.Wake(r.mail(s, 1, Input{}, false))
+		advance(time.Second)
+		var got []int
+		for _, n := range provider.sends {
+			got = append(got, n.Badge)
+		}
+		want(t, "counts", got, []int{1, 1, 71, 72}) // the third try was a minute late
+	})
+}
