@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 
+	"github.com/posthorn-mail/posthorn/internal/dispatch"
+	"github.com/posthorn-mail/posthorn/internal/event"
 	"github.com/posthorn-mail/posthorn/internal/push"
 	"github.com/posthorn-mail/posthorn/internal/subscription"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
@@ -148,11 +150,42 @@ func (a *API) deviceGates(ctx context.Context, sub subscription.Subscription) ([
 			expiry.State, expiry.Detail, expiry.Do = push.GateClosed, "the subscription is over", "open the app: it subscribes again"
 		}
 	}
-	gates := []push.Gate{client, expiry}
-	// What dispatch decides (which folder and sender, at which hour) stands here, between what the device
-	// asked for and how it is sent.
+	gates := []push.Gate{client, expiry, rulesGate(sub), a.quietGate(sub)}
 	sending, err := a.Push.Explain(ctx, sub)
 	return append(gates, sending...), err
+}
+
+// rulesGate is what the device's topics and rules make of new mail in the INBOX, from nobody in particular.
+func rulesGate(sub subscription.Subscription) push.Gate {
+	g := push.Gate{Name: "rules", State: push.GateOpen, Detail: "new mail of the INBOX alerts"}
+	switch d := dispatch.Decide(sub, event.Event{Folder: event.Inbox}); {
+	case d.Reason == dispatch.ByOtherFolder:
+		g.State, g.Detail = push.GateClosed, "the device asks for no news of the INBOX, but for other folders"
+		g.Do = "choose the folders in the app"
+	case d.Notify != subscription.Alert:
+		g.State, g.Detail = push.GateClosed, fmt.Sprintf("a rule of the device says %q for the INBOX", d.Notify)
+		g.Do = "change the rules in the app"
+	case sub.Policy != nil && len(sub.Policy.Senders) > 0:
+		g.Detail += fmt.Sprintf(", but rules may say otherwise for some senders: %d", len(sub.Policy.Senders))
+	}
+	return g
+}
+
+// quietGate is the device's quiet hours.
+func (a *API) quietGate(sub subscription.Subscription) push.Gate {
+	until := sub.Policy.Until(a.Now())
+	switch {
+	case !until.IsZero() && sub.Policy.Breaks():
+		return push.Gate{
+			Name: "quiet_hours", State: push.GateClosed, Until: until, Detail: "it is quiet on the device, but for its VIPs",
+			Do: "wait, or change them in the app",
+		}
+	case !until.IsZero():
+		return push.Gate{Name: "quiet_hours", State: push.GateClosed, Until: until, Detail: "it is quiet on the device", Do: "wait, or change them in the app"}
+	case sub.Policy != nil && sub.Policy.Quiet != nil:
+		return push.Gate{Name: "quiet_hours", State: push.GateOpen, Detail: "it is not quiet on the device now"}
+	}
+	return push.Gate{Name: "quiet_hours", State: push.GateOpen, Detail: "the device has none"}
 }
 
 func gateView(g push.Gate) PushGate {

@@ -24,16 +24,22 @@ type subscribeRequest struct {
 	Topics    []string        `json:"topics"`
 	Token     json.RawMessage `json:"token"`
 	Expires   json.RawMessage `json:"expires"`
+	// Policy and Keys are left as they were when missing or null.
+	Policy *subscription.Policy `json:"policy"`
+	Keys   json.RawMessage      `json:"keys"`
 }
 
 type subscriptionView struct {
-	ID        string       `json:"id"`
-	Client    string       `json:"client"`
-	Transport string       `json:"transport"`
-	Topics    []string     `json:"topics"`
-	Created   string       `json:"created"`
-	Expires   string       `json:"expires,omitempty"`
-	Listener  listenerView `json:"listener"`
+	ID        string               `json:"id"`
+	Client    string               `json:"client"`
+	Transport string               `json:"transport"`
+	Topics    []string             `json:"topics"`
+	Policy    *subscription.Policy `json:"policy,omitempty"`
+	// Keys says whether the app has registered some.
+	Keys     bool         `json:"keys,omitempty"`
+	Created  string       `json:"created"`
+	Expires  string       `json:"expires,omitempty"`
+	Listener listenerView `json:"listener"`
 }
 
 type listenerView struct {
@@ -106,8 +112,39 @@ func (a *API) subscribeRequest(r *http.Request, sess account.Session) (subscript
 	case err != nil:
 		return subscription.Request{}, err
 	}
+	req.Policy = body.Policy
+	if body.Keys != nil && string(body.Keys) != "null" {
+		if req.Keys, err = push.ParseKeys(body.Keys); errors.As(err, &wrong) {
+			return subscription.Request{}, problem.InField(wrong.Field, wrong.Problem)
+		}
+	}
 	req.Expires, err = parseExpires(body.Expires)
 	return req, err
+}
+
+// changeSubscription is PATCH /api/v1/subscriptions/{id}: 200 with the subscription, whose policy is the one
+// given, as a whole.
+func (a *API) changeSubscription(r *http.Request) (int, any, error) {
+	sess, err := a.session(r)
+	if err != nil {
+		return 0, nil, err
+	}
+	var body struct {
+		Policy *subscription.Policy `json:"policy"`
+	}
+	if err := decode(r, &body); err != nil {
+		return 0, nil, err
+	}
+	if body.Policy == nil {
+		return 0, nil, problem.InField("policy", "is missing")
+	}
+	sub, err := a.Subscriptions.SetPolicy(r.Context(), sess.User, r.PathValue("id"), *body.Policy)
+	if err != nil {
+		return 0, nil, err
+	}
+	a.Push.Reconsider(sub)
+	view, err := a.view(r.Context(), sub, false)
+	return http.StatusOK, view, err
 }
 
 // parseExpires reads an RFC 3339 time, or milliseconds since 1970 as the original system had; null, 0
@@ -133,7 +170,7 @@ const reasonNotAllowed = "the operator has not allowed pushes to this client (pu
 // view shows a subscription with its listener; wait has the listener looked at first.
 func (a *API) view(ctx context.Context, sub subscription.Subscription, wait bool) (subscriptionView, error) {
 	v := subscriptionView{
-		ID: sub.ID, Client: sub.Client, Transport: sub.Token.Transport, Topics: sub.Topics,
+		ID: sub.ID, Client: sub.Client, Transport: sub.Token.Transport, Topics: sub.Topics, Policy: sub.Policy, Keys: sub.HasKeys,
 		Created: stamp(sub.Created), Expires: stamp(sub.Expires),
 	}
 	var err error

@@ -291,7 +291,7 @@ func webpushSend(ctx context.Context, device *ecdh.PublicKey) (func() error, err
 	if err != nil {
 		return nil, err
 	}
-	sub := webpush.Subscription{Endpoint: "https://push.example.org/send/0123456789abcdef", P256dh: device.Bytes(), Auth: make([]byte, 16)}
+	sub := webpush.Subscription{Endpoint: "https://push.example.org/send/0123456789abcdef", Keys: webpush.Keys{P256dh: device.Bytes(), Auth: make([]byte, 16)}}
 	m := webpush.Message{
 		TTL: time.Hour, Urgency: "high", Topic: collapseID,
 		Body: []byte(`{"web_push":8030,"notification":{"title":"` + mailSender + `","body":"` + mailSubject + `","navigate":"https://mail.example.org/",` +

@@ -18,6 +18,9 @@ func TestCheck(t *testing.T) {
 		{"environment word", app + key + "environment: development\n", `posthorn.yml:9: transports.apns.apps[0].environment: "development" is not one of production, sandbox`},
 		{"number too small", "sessions: {max_per_user: 0}", `posthorn.yml:1: sessions.max_per_user: 0 is out of bounds: at least 1, at most 10000`},
 		{"duration too long", "push: {new_mail_ttl: 30d}", `posthorn.yml:1: push.new_mail_ttl: 30d is out of bounds: at least 1m, at most 28d`},
+		{"coalescing off", "push: {coalesce: 0s, coalesce_max: 0s, badge_delay: 0s}", ``},
+		{"coalescing the wrong way", "push: {coalesce: 11s}", `posthorn.yml:1: push.coalesce_max: 10s is less than push.coalesce (11s): the longest wait cannot be the shorter one`},
+		{"privacy of an app", "transports: {webpush: {privacy: some}}", `posthorn.yml:1: transports.webpush.privacy: "some" is not one of inherit, full, sender, none, sealed`},
 		{"long state_dir", "state_dir: /" + strings.Repeat("x", 90), `posthorn.yml:1: state_dir: the path has 91 bytes, more than the 90 that leave room for a socket: choose a shorter one`},
 		{"state_dir that fits", "state_dir: /" + strings.Repeat("x", 89), ``},
 

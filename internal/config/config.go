@@ -196,10 +196,12 @@ type SignIn struct {
 // Push is the section push.
 type Push struct {
 	// What a notification tells. full: sender and subject. sender: the sender only. none: neither, only
-	// that there is new mail.
+	// that there is new mail. sealed: everything, encrypted for the app on the device; an app that has
+	// registered no keys for that is told what none tells. Web Push is always encrypted up to the
+	// device, so there sealed is full.
 	//
-	// Danger: what is told to APNs and FCM can be read by Apple and Google; Web Push is encrypted up to the device.
-	Privacy string `yaml:"privacy" default:"full" one:"full sender none"`
+	// Danger: with full and sender, what is told to APNs and FCM can be read by Apple and Google.
+	Privacy string `yaml:"privacy" default:"full" one:"full sender none sealed"`
 
 	// The applications that may subscribe, by the name they give as "client". A * stands for any
 	// characters, also for none.
@@ -208,6 +210,17 @@ type Push struct {
 	// How long Posthorn and the provider keep trying to deliver a notification. FCM keeps nothing
 	// longer than 28 days.
 	NewMailTTL Duration `yaml:"new_mail_ttl" default:"3d" min:"1m" max:"28d"`
+
+	// How long news that follows a notification waits for more of it. The first is sent at once; what comes
+	// within this time after it, or after the news before, is one notification. 0s switches it off.
+	Coalesce Duration `yaml:"coalesce" default:"3s" min:"0s" max:"10m"`
+
+	// The longest that news waits so, however much of it comes. At least push.coalesce.
+	CoalesceMax Duration `yaml:"coalesce_max" default:"10s" min:"0s" max:"1h"`
+
+	// How long a change of the count alone waits for more. A notification that goes out meanwhile brings the
+	// count along. 0s switches it off.
+	BadgeDelay Duration `yaml:"badge_delay" default:"20s" min:"0s" max:"1h"`
 
 	// How many notifications may be under way at once for each provider credential. A kill of the
 	// process can make at most this many arrive twice. A provider with a lower limit is not exceeded.
@@ -255,6 +268,9 @@ type WebPush struct {
 	// Danger: Apple refuses every notification when this is not real, so localhost, .local names and bare addresses are refused here.
 	// Example: mailto:postmaster@example.com
 	Subject string `yaml:"subject"`
+
+	// What a notification tells by this transport: see push.privacy, which inherit stands for.
+	Privacy string `yaml:"privacy" default:"inherit" one:"inherit full sender none sealed"`
 }
 
 // APNs is the section transports.apns.
@@ -307,6 +323,9 @@ type APNsApp struct {
 	// The password of the .p12 file. It must not be empty.
 	CertificatePassword Secret `yaml:"certificate_password"`
 
+	// What a notification tells this app: see push.privacy, which inherit stands for.
+	Privacy string `yaml:"privacy" default:"inherit" one:"inherit full sender none sealed"`
+
 	// Another address than Apple's, for a relay or a test: https://, a host and perhaps a port.
 	//
 	// Danger: whoever answers there sees every notification.
@@ -347,6 +366,9 @@ type FCMApp struct {
 	// The package name that a device's app must have (restricted_package_name). Empty: any of the
 	// project.
 	Package string `yaml:"package"`
+
+	// What a notification tells this app: see push.privacy, which inherit stands for.
+	Privacy string `yaml:"privacy" default:"inherit" one:"inherit full sender none sealed"`
 
 	// Another address than Google's, for a relay or a test: https://, a host and perhaps a port. http://
 	// only for a loopback address.

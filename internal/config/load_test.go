@@ -64,8 +64,9 @@ func TestDefaults(t *testing.T) {
 		SignIn:   SignIn{AttemptsPerLogin: 10, AttemptsPerAddress: 100, Window: Duration(15 * time.Minute)},
 		Push: Push{
 			Privacy: "full", AllowedClients: []string{"*"}, NewMailTTL: Duration(72 * time.Hour), MaxInFlight: 1000,
+			Coalesce: Duration(3 * time.Second), CoalesceMax: Duration(10 * time.Second), BadgeDelay: Duration(20 * time.Second),
 		},
-		Transports: Transports{WebPush: WebPush{Enabled: true}},
+		Transports: Transports{WebPush: WebPush{Enabled: true, Privacy: "inherit"}},
 	}
 	want.origins, want.file = c.origins, c.file
 	if !reflect.DeepEqual(c, want) {
@@ -122,7 +123,7 @@ func TestFullFile(t *testing.T) {
 	if apps[0].Key.Reveal() != "canary-p8" || !strings.HasSuffix(c.Database.URL.Reveal(), ":canary-db@db.example.com/posthorn") {
 		t.Error("secrets differ")
 	}
-	if got, want := c.Problem("transports.apns.apps[1].key_id", "x").Line, 53; got != want {
+	if got, want := c.Problem("transports.apns.apps[1].key_id", "x").Line, 58; got != want {
 		t.Errorf("a missing key of an entry is in line %d, want %d, where the entry begins", got, want)
 	}
 	if got := c.VAPIDSubject(); got != "mailto:postmaster@example.com" {
@@ -240,7 +241,7 @@ func TestLoadErrors(t *testing.T) {
 			"everything at once",
 			"push:\n  max_in_flight: x\n  privacy: most\nlog:\n  level: inf\n  colour: red\npublic: {listen: here}\n",
 			`posthorn.yml:2: push.max_in_flight: expected a whole number, found "x"
-posthorn.yml:3: push.privacy: "most" is not one of full, sender, none
+posthorn.yml:3: push.privacy: "most" is not one of full, sender, none, sealed
 posthorn.yml:5: log.level: "inf" is not one of debug, info, warn, error; did you mean info?
 posthorn.yml:6: log.colour: unknown key; the keys here are level, format
 posthorn.yml:7: public.listen: "here" is not an address and a port, such as 127.0.0.1:8008 or [::1]:8008`,

@@ -9,6 +9,7 @@ package dispatch
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -33,6 +34,10 @@ const (
 	Duplicate Result = "duplicate"
 	// OtherFolder: no device wants news of this folder.
 	OtherFolder Result = "other_folder"
+	// Muted: the rules of every device say that nothing is to be told.
+	Muted Result = "muted"
+	// Unchanged: no device shows the message, and the count is what it was.
+	Unchanged Result = "unchanged"
 )
 
 // Dispatcher turns events into slots.
@@ -59,13 +64,19 @@ func (d *Dispatcher) Dispatch(ctx context.Context, ev event.Event) (Result, erro
 	if err != nil {
 		return "", fmt.Errorf("find subscriptions: %w", err)
 	}
-	if len(subs) == 0 { // most users have no device: that must not cost a write
-		return unwanted(ev), nil
+	now := d.now()
+	p := planFor(subs, ev, now)
+	if p.nobody() { // most users have no device: that must not cost a write
+		return p.unwanted(ev), nil
 	}
-	ms := db.Millis(d.now())
+	stale := Duplicate
+	if ev.Kind != event.NewMail {
+		stale = Unchanged
+	}
+	ms := db.Millis(now)
 	known, _ := d.states.get(user)
 	if _, fresh, _ := known.with(ev, ms); !fresh { // what is behind knows too little, never too much
-		return Duplicate, nil
+		return stale, nil
 	}
 	var next state
 	var fresh bool
@@ -74,15 +85,13 @@ func (d *Dispatcher) Dispatch(ctx context.Context, ev event.Event) (Result, erro
 		due = nil
 		var older bool
 		var err error
-		if next, fresh, older, err = advance(ctx, tx, user, known, ev, ms); err != nil || !fresh {
+		var before state
+		if before, next, fresh, older, err = advance(ctx, tx, user, known, ev, ms); err != nil || !fresh {
 			return err
 		}
-		due, err = d.push.Enqueue(ctx, tx, subs, next.version, push.Input{
-			Topic: subscription.TopicNewMail, Folder: ev.Folder, UIDValidity: ev.UIDValidity, UID: ev.UID,
-			Sender: ev.Sender, Subject: ev.Subject, Unseen: ev.Unseen, AcceptedMS: db.Millis(ev.Accepted),
-		}, older)
-		if err == nil && len(due) == 0 { // they unsubscribed since we asked
-			return errUnwanted
+		due, err = d.enqueue(ctx, tx, p, ev, before, next, older)
+		if err == nil && len(due) == 0 && (ev.Kind == event.NewMail || next.same(before)) {
+			return errUnwanted // they unsubscribed since we asked, or there is nothing to tell
 		}
 		return err
 	})
@@ -90,35 +99,76 @@ func (d *Dispatcher) Dispatch(ctx context.Context, ev event.Event) (Result, erro
 	// that is not dirty costs a look.
 	d.push.Wake(due)
 	switch {
+	case errors.Is(err, errUnwanted) && ev.Kind != event.NewMail:
+		return Unchanged, nil
 	case errors.Is(err, errUnwanted):
-		return unwanted(ev), nil
+		return p.unwanted(ev), nil
 	case err != nil:
 		d.states.drop(user)
 		return "", err
 	}
 	d.states.put(user, next)
-	if !fresh {
-		return Duplicate, nil
+	if !fresh || len(due) == 0 {
+		return stale, nil
 	}
 	return Queued, nil
 }
 
+// enqueue puts what an event means into the slots, inside its write.
+func (d *Dispatcher) enqueue(ctx context.Context, tx *db.Tx, p plan, ev event.Event, before, next state, older bool) (due []push.Due, err error) {
+	in := push.Input{
+		Topic: subscription.TopicNewMail, Folder: ev.Folder, UIDValidity: ev.UIDValidity, UID: ev.UID,
+		Sender: ev.Sender, Subject: ev.Subject, Unseen: ev.Unseen, AcceptedMS: db.Millis(ev.Accepted),
+	}
+	if len(p.alert) > 0 {
+		if due, err = d.push.Enqueue(ctx, tx, p.alert, next.version, in, older); err != nil {
+			return nil, err
+		}
+	}
+	if len(p.vip) > 0 {
+		vip := in
+		vip.VIP = true
+		more, err := d.push.Enqueue(ctx, tx, p.vip, next.version, vip, older)
+		if err != nil {
+			return nil, err
+		}
+		due = append(due, more...)
+	}
+	if len(p.clear) > 0 {
+		in.Sender, in.Subject = "", ""
+		more, err := d.push.Clear(ctx, tx, p.clear, next.version, push.Gone{Folder: ev.Folder, UIDValidity: ev.UIDValidity, UIDs: ev.UIDs}, in)
+		if err != nil {
+			return nil, err
+		}
+		due = append(due, more...)
+	}
+	if in.Unseen = next.count(); len(p.badge) > 0 && in.Unseen >= 0 && in.Unseen != before.count() {
+		more, err := d.push.EnqueueBadge(ctx, tx, p.badge, next.version, in)
+		if err != nil {
+			return nil, err
+		}
+		due = append(due, more...)
+	}
+	return due, nil
+}
+
 // advance puts the state after an event in the place of the known one, or where that one is behind, of the
 // one in the table. When that one has the event, it is not fresh and nothing is written.
-func advance(ctx context.Context, tx *db.Tx, u tenant.UserID, known state, ev event.Event, ms int64) (next state, fresh, older bool, err error) {
+func advance(ctx context.Context, tx *db.Tx, u tenant.UserID, known state, ev event.Event, ms int64,
+) (before, next state, fresh, older bool, err error) {
 	for {
 		next, fresh, older = known.with(ev, ms)
 		if !fresh {
-			return next, false, false, nil
+			return known, next, false, false, nil
 		}
 		if ok, err := replace(ctx, tx, u, next); ok || err != nil {
-			return next, true, older, err
+			return known, next, true, older, err
 		}
 		if known, err = read(ctx, tx, u); err != nil {
-			return state{}, false, false, err
+			return state{}, state{}, false, false, err
 		}
 		if next.version == 1 && known.version == 0 { // neither added nor there: the user is gone
-			return state{}, false, false, errUnwanted
+			return state{}, state{}, false, false, errUnwanted
 		}
 	}
 }
@@ -126,9 +176,31 @@ func advance(ctx context.Context, tx *db.Tx, u tenant.UserID, known state, ev ev
 // errUnwanted takes a write back that turned out to be for nobody.
 var errUnwanted = errors.New("no subscription left")
 
-func unwanted(ev event.Event) Result {
-	if ev.Folder == event.Inbox {
-		return NoSubscription
+// sqlCounts finds the mailboxes of all users on a subscription's device.
+const sqlCounts = `SELECT s.folders FROM subscriptions a JOIN subscriptions b ON b.transport = a.transport AND b.token_hash = a.token_hash
+	JOIN states s ON s.context_id = b.context_id AND s.user_id = b.user_id WHERE a.id = ? AND (b.expires_ms = 0 OR b.expires_ms > ?)`
+
+// Unseen counts the unseen messages in the INBOXes of all users on a subscription's device, as far as they are
+// known; negative is that none is.
+func (d *Dispatcher) Unseen(ctx context.Context, subscriptionID string) (int, error) {
+	rows, err := d.db.Query(ctx, sqlCounts, subscriptionID, db.Millis(d.now()))
+	if err != nil {
+		return 0, err
 	}
-	return OtherFolder
+	defer rows.Close()
+	sum := -1
+	for rows.Next() {
+		var folders string
+		if err := rows.Scan(&folders); err != nil {
+			return 0, err
+		}
+		var st state
+		if err := json.Unmarshal([]byte(folders), &st.folders); err != nil {
+			return 0, fmt.Errorf("read state: %w", err)
+		}
+		if n := st.count(); n >= 0 {
+			sum = max(sum, 0) + n
+		}
+	}
+	return sum, rows.Err()
 }

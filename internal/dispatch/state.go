@@ -44,13 +44,16 @@ type folder struct {
 	Name     string `json:"f"`
 	Validity uint32 `json:"v"`
 	window
+	// Count is the unseen messages and one more; 0 is unknown.
+	Count int `json:"n,omitempty"`
 	// Touched is when the last event came, in milliseconds since 1970.
 	Touched int64 `json:"t"`
 }
 
-// with is the state after an event. Not fresh means that the event was reported before. older says that a
-// newer message was: one with a higher uid, or one of the folder that took this one's place (its UIDVALIDITY
-// is higher, RFC 9051 section 2.3.1.1).
+// with is the state after an event. Not fresh means that it tells nothing: the message was reported before,
+// or, of an event that is no new mail, the folder has been replaced since. older says that a newer message was
+// reported: one with a higher uid, or one of the folder that took this one's place (its UIDVALIDITY is higher,
+// RFC 9051 section 2.3.1.1). Changes of messages have no order but that in which we hear of them.
 func (s state) with(ev event.Event, ms int64) (next state, fresh, older bool) {
 	f := folder{Name: ev.Folder, Validity: ev.UIDValidity}
 	at := -1
@@ -63,10 +66,22 @@ func (s state) with(ev event.Event, ms int64) (next state, fresh, older bool) {
 			older = older || ev.UIDValidity != 0 // who knows no UIDVALIDITY cannot be told to be late
 		}
 	}
-	if !f.add(ev.UID) {
+	switch {
+	case ev.Kind == event.NewMail:
+		if !f.add(ev.UID) {
+			return s, false, false
+		}
+		older = older || ev.UID < f.High
+	case older:
 		return s, false, false
+	case ev.Kind != event.Counted:
+		for _, uid := range ev.UIDs {
+			f.add(uid) // if its arrival is told later still, it is no news
+		}
 	}
-	older = older || ev.UID < f.High
+	if ev.Unseen >= 0 && !older {
+		f.Count = ev.Unseen + 1
+	}
 	f.Touched = ms
 	folders := make([]folder, 0, len(s.folders)+1)
 	folders = append(folders, s.folders...)
@@ -77,6 +92,25 @@ func (s state) with(ev event.Event, ms int64) (next state, fresh, older bool) {
 		folders = forgetOldest(folders, maxFolders, func(folder) bool { return true })
 	}
 	return state{s.version + 1, folders}, true, older
+}
+
+// count is the number of unseen messages in the INBOX; negative is unknown.
+func (s state) count() int {
+	var last folder
+	for _, f := range s.folders {
+		if f.Name == event.Inbox && cmp.Or(cmp.Compare(f.Touched, last.Touched), cmp.Compare(f.Validity, last.Validity)) >= 0 {
+			last = f
+		}
+	}
+	return last.Count - 1
+}
+
+// same reports whether nothing is known in s that was not known before.
+func (s state) same(before state) bool {
+	return slices.EqualFunc(s.folders, before.folders, func(a, b folder) bool {
+		a.Touched = b.Touched
+		return a == b
+	})
 }
 
 // forgetOldest keeps at most so many of a kind.

@@ -19,8 +19,17 @@ const Unknown = -1
 // Kind is what happened.
 type Kind string
 
-// NewMail is a message that is new in a folder, by delivery or by APPEND.
-const NewMail Kind = "new_mail"
+// The kinds.
+const (
+	// NewMail is a message that is new in a folder, by delivery or by APPEND.
+	NewMail Kind = "new_mail"
+	// Read is messages that were read.
+	Read Kind = "read"
+	// Removed is messages that were deleted or expunged.
+	Removed Kind = "removed"
+	// Counted is any other change after which the unseen messages were counted.
+	Counted Kind = "counted"
+)
 
 // Event is something that happened in a mailbox.
 type Event struct {
@@ -32,6 +41,8 @@ type Event struct {
 	// UIDValidity and UID name the message (RFC 9051 section 2.3.1.1). A source that knows no UIDVALIDITY
 	// leaves 0.
 	UIDValidity, UID uint32
+	// UIDs are the messages of a Read or Removed; UID is the highest of them then.
+	UIDs []uint32
 	// Sender is the author's display name, else his address; Address is the address alone. Both decoded.
 	Sender, Address string
 	// Subject is decoded and unfolded.
@@ -44,7 +55,11 @@ type Event struct {
 
 // ID is the same for every report of the same event: it is what duplicates are recognised by.
 func (e Event) ID() string {
-	return fmt.Sprintf("%d@%d/%s/%d/%d", e.User, e.Context, e.Folder, e.UIDValidity, e.UID)
+	id := fmt.Sprintf("%d@%d/%s/%d/%d", e.User, e.Context, e.Folder, e.UIDValidity, e.UID)
+	if e.Kind != NewMail {
+		id += "/" + string(e.Kind)
+	}
+	return id
 }
 
 // LogValue shows which event it is and nothing of what the mail says.

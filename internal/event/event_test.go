@@ -19,6 +19,9 @@ func TestID(t *testing.T) {
 	if got, want := sample.ID(), "3@1/INBOX/1795315879/7"; got != want {
 		t.Errorf("id %s, want %s", got, want)
 	}
+	if other := (event.Event{Kind: event.Read, User: 3, Context: 1, Folder: event.Inbox, UIDValidity: 1795315879, UID: 7}); other.ID() == sample.ID() {
+		t.Error("that a message was read has the id of its arrival")
+	}
 	again := sample
 	again.Subject, again.Unseen, again.Accepted = "Re: Tonight", event.Unknown, time.Now()
 	if again.ID() != sample.ID() {

@@ -6,11 +6,45 @@ import (
 	"crypto/cipher"
 	"crypto/ecdh"
 	"crypto/hkdf"
+	"crypto/rand"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
 )
+
+// DeviceKeys are those of an app that wants its notifications encrypted for itself, whatever way they take.
+type DeviceKeys struct {
+	key  *ecdh.PrivateKey
+	auth []byte
+}
+
+// NewDeviceKeys makes the keys of one app on one device.
+func NewDeviceKeys() (*DeviceKeys, error) {
+	key, err := ecdh.P256().GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("generate device key: %w", err)
+	}
+	d := &DeviceKeys{key: key, auth: make([]byte, 16)}
+	_, _ = rand.Read(d.auth) // never fails
+	return d, nil
+}
+
+// JSON is what the app registers.
+func (d *DeviceKeys) JSON() []byte {
+	enc := base64.RawURLEncoding.EncodeToString
+	return fmt.Appendf(nil, `{"p256dh":%q,"auth":%q}`, enc(d.key.PublicKey().Bytes()), enc(d.auth))
+}
+
+// Open decrypts what the app received, in base64url.
+func (d *DeviceKeys) Open(sealed string) ([]byte, error) {
+	body, err := base64.RawURLEncoding.DecodeString(sealed)
+	if err != nil {
+		return nil, fmt.Errorf("decode base64url: %w", err)
+	}
+	return decryptPush(d.key, d.auth, body)
+}
 
 // decryptPush opens a Web Push message: one record of the aes128gcm content coding (RFC 8188), with a
 // key agreed as RFC 8291 section 3 says. key and auth are the receiver's, 16 bytes of auth.

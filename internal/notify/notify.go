@@ -210,8 +210,8 @@ func (h *Handler) accept(ctx context.Context, speaker tenant.Speaker, n notifica
 		return answer{Success: true, Result: resultIgnored, Reason: reason}, nil
 	}
 	ev := event.Event{
-		Kind: event.NewMail, User: id.ID, Context: id.Context, Folder: n.folder,
-		UIDValidity: n.uidValidity, UID: n.uid, Sender: n.sender, Address: n.address, Subject: n.subject,
+		Kind: n.kind, User: id.ID, Context: id.Context, Folder: n.folder,
+		UIDValidity: n.uidValidity, UID: n.uid, UIDs: n.uids, Sender: n.sender, Address: n.address, Subject: n.subject,
 		Unseen: n.unseen, Accepted: h.now(),
 	}
 	result, err := h.dispatch.Dispatch(ctx, ev)
@@ -221,7 +221,7 @@ func (h *Handler) accept(ctx context.Context, speaker tenant.Speaker, n notifica
 	if h.log.Enabled(ctx, slog.LevelDebug) { // else the event is not worth its way to the heap
 		h.log.DebugContext(ctx, "notification", slog.Any("event", ev), slog.String("result", string(result)))
 	}
-	if result == dispatch.OtherFolder {
+	if result == dispatch.OtherFolder || result == dispatch.Muted || result == dispatch.Unchanged {
 		return answer{Success: true, Result: resultIgnored, Reason: string(result)}, nil
 	}
 	return answer{Success: true, Result: string(result)}, nil

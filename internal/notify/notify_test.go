@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -85,7 +86,7 @@ func TestDovecot(t *testing.T) {
 		want := push.Input{
 			Topic: "mail:new", Folder: "INBOX", UIDValidity: 1795315879, UID: 3, Sender: "Rig Sender", Subject: "Grüße test", Unseen: 1,
 		}
-		if in != want || len(got) != 2 {
+		if !reflect.DeepEqual(in, want) || len(got) != 2 {
 			t.Errorf("slots %+v, want %+v of two users", got, want)
 		}
 	})
@@ -163,7 +164,7 @@ func TestWhoSpeaksForWhom(t *testing.T) {
 			before := r.slots()
 			r.expect(r.notify(c.login, "", dovecotBody(c.user, 100+i)), 200, c.result, c.reason)
 			for login, in := range r.slots() {
-				if changed := before[login] != in; changed != (login == c.pushes) {
+				if changed := !reflect.DeepEqual(before[login], in); changed != (login == c.pushes) {
 					t.Errorf("%s says %q: pushes to %s", c.login, c.user, login)
 				}
 			}
@@ -308,7 +309,7 @@ func TestStoreAway(t *testing.T) {
 			}
 		}
 		// What needs no store is answered without one.
-		r.expect(r.notify("posthorn", "", `{"event":"FlagsSet","folder":"INBOX","imap-uid":1}`), 200, "ignored", "not_new_mail")
+		r.expect(r.notify("posthorn", "", `{"event":"FlagsSet","folder":"INBOX","imap-uid":1}`), 200, "ignored", "no_change")
 		r.expect(r.notify("posthorn", "", `[]`), 400, "", "not_json")
 	})
 }

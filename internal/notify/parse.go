@@ -22,9 +22,11 @@ import (
 
 // notification is a request's body, decoded.
 type notification struct {
+	kind             event.Kind
 	user             string
 	folder           string
 	uidValidity, uid uint32
+	uids             []uint32
 	sender, address  string
 	subject          string
 	unseen           int
@@ -47,19 +49,19 @@ const (
 	reasonCalendar     = "calendar"
 	reasonNoEvent      = "no_event"
 	reasonUnknownEvent = "unknown_event"
-	reasonNotNewMail   = "not_new_mail"
+	reasonNoChange     = "no_change"
 )
 
-// events are those of Dovecot and of the wider Lua driver, in lower case, and whether they tell of a
-// new message.
-var events = map[string]bool{
-	"messagenew":     true,
-	"messageappend":  true,
-	"messageexpunge": false,
-	"messageread":    false,
-	"messagetrash":   false,
-	"flagsset":       false,
-	"flagsclear":     false,
+// events are those of Dovecot and of the wider Lua driver (RFC 5423 section 4.1), in lower case. Flags that
+// are set may tell more: see flagged.
+var events = map[string]event.Kind{
+	"messagenew":     event.NewMail,
+	"messageappend":  event.NewMail,
+	"messageexpunge": event.Removed,
+	"messageread":    event.Read,
+	"messagetrash":   event.Removed,
+	"flagsset":       event.Counted,
+	"flagsclear":     event.Counted,
 }
 
 // parse reads a body. It returns a reason to ignore it, or what is wrong with it.
@@ -72,7 +74,7 @@ func parse(body []byte, contentType string) (n notification, ignored string, p *
 		return n, "", p
 	}
 	name, _ := text(fields.get("event"))
-	isNew, known := events[strings.ToLower(name)]
+	kind, known := events[strings.ToLower(name)]
 	switch {
 	case hasCalendar(fields) && (!known || fields.get("imap-uid") == nil):
 		return n, reasonCalendar, nil
@@ -89,7 +91,7 @@ func parse(body []byte, contentType string) (n notification, ignored string, p *
 	if strings.EqualFold(n.folder, event.Inbox) {
 		n.folder = event.Inbox
 	}
-	if n.uid, ok = highestUID(fields.get("imap-uid")); !ok {
+	if n.uids, ok = uids(fields.get("imap-uid")); !ok {
 		return n, "", bad("imap-uid", "must be a whole number from 1 to 4294967295, or an array of them")
 	}
 	if raw := fields.get("imap-uidvalidity"); raw != nil && !isNull(raw) {
@@ -97,11 +99,20 @@ func parse(body []byte, contentType string) (n notification, ignored string, p *
 			return n, "", bad("imap-uidvalidity", "must be a whole number from 1 to 4294967295")
 		}
 	}
-	if !isNew {
-		return n, reasonNotNewMail, nil
+	if strings.EqualFold(name, "flagsset") {
+		kind = flagged(fields.get("flags"))
 	}
+	// With several messages the newest counts.
+	n.kind, n.uid = kind, slices.Max(n.uids)
 	// What decorates a notification is read leniently: a mail with an odd header is still new mail.
 	n.unseen = unseen(fields)
+	if kind != event.NewMail {
+		if kind == event.Counted && n.unseen == event.Unknown {
+			return n, reasonNoChange, nil
+		}
+		return n, "", nil
+	}
+	n.uids = nil
 	from, _ := text(fields.get("from"))
 	n.sender, n.address = author(from)
 	subject, _ := text(fields.get("subject"))
@@ -149,21 +160,58 @@ func number(raw json.RawMessage) (uint32, bool) {
 	return uint32(n), err == nil && n > 0
 }
 
-// highestUID reads a uid, or the highest of an array: with several messages the newest counts.
-func highestUID(raw json.RawMessage) (uint32, bool) {
-	var many []json.RawMessage
-	if len(raw) == 0 || raw[0] != '[' || json.Unmarshal(raw, &many) != nil {
-		return number(raw)
+// uids reads a uid, or an array of them that is not empty.
+func uids(raw json.RawMessage) (all []uint32, ok bool) {
+	if len(raw) == 0 || raw[0] != '[' {
+		n, ok := number(raw)
+		return []uint32{n}, ok
 	}
-	var highest uint32
+	var many []json.RawMessage
+	if json.Unmarshal(raw, &many) != nil {
+		return nil, false
+	}
 	for _, one := range many {
 		n, ok := number(one)
 		if !ok {
-			return 0, false
+			return nil, false
 		}
-		highest = max(highest, n)
+		all = append(all, n)
 	}
-	return highest, highest > 0
+	return all, len(all) > 0
+}
+
+// The flags that matter, as Dovecot's own interface numbers them.
+const flagDeleted, flagSeen = 0x04, 0x08
+
+// flagged is what flags that were set mean for a notification. They come as the list that Lua has of them,
+// as one name, or as the number.
+func flagged(raw json.RawMessage) event.Kind {
+	var names []string
+	var name string
+	var number int
+	switch {
+	case raw == nil:
+	case json.Unmarshal(raw, &names) == nil:
+	case json.Unmarshal(raw, &name) == nil:
+		names = strings.Fields(name)
+	case json.Unmarshal(raw, &number) == nil:
+		if number&flagDeleted != 0 {
+			names = append(names, `\Deleted`)
+		}
+		if number&flagSeen != 0 {
+			names = append(names, `\Seen`)
+		}
+	}
+	has := func(flag string) bool {
+		return slices.ContainsFunc(names, func(name string) bool { return strings.EqualFold(name, flag) })
+	}
+	switch {
+	case has(`\Deleted`):
+		return event.Removed
+	case has(`\Seen`):
+		return event.Read
+	}
+	return event.Counted
 }
 
 // unseen reads the count as Dovecot names it, or as the original system did.

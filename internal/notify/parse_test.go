@@ -41,10 +41,10 @@ func TestInput(t *testing.T) {
 			{name: "event as sent", body: `{U,"event":"messageNew",F,V,"imap-uid":1}`, status: 200, result: "queued", uid: 1, unseen: -1},
 			{name: "event in capitals", body: `{U,"event":"MESSAGENEW",F,V,"imap-uid":1}`, status: 200, result: "queued", uid: 1, unseen: -1},
 			{name: "append", body: `{U,"event":"MessageAppend",F,V,"imap-uid":1}`, status: 200, result: "queued", uid: 1, unseen: -1},
-			{name: "flags set", body: `{U,"event":"FlagsSet",F,V,"imap-uid":[1,2],"flags":["\\Seen"],"unseen":0}`, status: 200, result: "ignored", reason: "not_new_mail"},
-			{name: "flags cleared", body: `{U,"event":"FlagsClear",F,V,"imap-uid":[1,2],"flags-old":["\\Seen"]}`, status: 200, result: "ignored", reason: "not_new_mail"},
-			{name: "expunge", body: `{U,"event":"MessageExpunge",F,V,"imap-uid":1}`, status: 200, result: "ignored", reason: "not_new_mail"},
-			{name: "read", body: `{U,"event":"MessageRead",F,V,"imap-uid":1}`, status: 200, result: "ignored", reason: "not_new_mail"},
+			{name: "flags set", body: `{U,"event":"FlagsSet",F,V,"imap-uid":[1,2],"flags":["\\Seen"]}`, status: 200, result: "ignored", reason: "unchanged"},
+			{name: "flags cleared", body: `{U,"event":"FlagsClear",F,V,"imap-uid":[1,2],"flags-old":["\\Seen"]}`, status: 200, result: "ignored", reason: "no_change"},
+			{name: "expunge", body: `{U,"event":"MessageExpunge",F,V,"imap-uid":1}`, status: 200, result: "ignored", reason: "unchanged"},
+			{name: "read", body: `{U,"event":"MessageRead",F,V,"imap-uid":1}`, status: 200, result: "ignored", reason: "unchanged"},
 			{name: "unknown event", body: `{U,"event":"MailboxRename",F}`, status: 200, result: "ignored", reason: "unknown_event"},
 			{name: "no event", body: `{U,F,V,"imap-uid":1}`, status: 200, result: "ignored", reason: "no_event"},
 			{name: "empty object", body: `{}`, status: 200, result: "ignored", reason: "no_event"},
@@ -289,4 +289,41 @@ func FuzzCut(f *testing.F) {
 			t.Fatalf("cut %q at %d within a character: %q", s, size, got)
 		}
 	})
+}
+
+// TestParseChanges: what the wider events mean for a notification.
+func TestParseChanges(t *testing.T) {
+	for _, c := range []struct {
+		event, more string
+		kind        event.Kind
+		unseen      int
+		ignored     string
+	}{
+		{"MessageRead", "", event.Read, -1, ""},
+		{"messageread", `,"unseen":2`, event.Read, 2, ""},
+		{"MessageExpunge", `,"unread":0`, event.Removed, 0, ""},
+		{"MessageTrash", "", event.Removed, -1, ""},
+		{"FlagsSet", `,"flags":["\\Seen"],"keywords":[]`, event.Read, -1, ""},
+		{"FlagsSet", `,"flags":["\\Flagged","\\SEEN"]`, event.Read, -1, ""},
+		{"FlagsSet", `,"flags":["\\Seen","\\Deleted"]`, event.Removed, -1, ""},
+		{"FlagsSet", `,"flags":"\\Answered \\Seen"`, event.Read, -1, ""},
+		{"FlagsSet", `,"flags":8`, event.Read, -1, ""},
+		{"FlagsSet", `,"flags":13`, event.Removed, -1, ""},
+		{"FlagsSet", `,"flags":3,"unseen":4`, event.Counted, 4, ""},
+		{"FlagsSet", `,"flags":["\\Flagged"]`, "", -1, "no_change"},
+		{"FlagsSet", `,"flags":["Seen"]`, "", -1, "no_change"},
+		{"FlagsSet", `,"flags":{"a":1}`, "", -1, "no_change"},
+		{"FlagsSet", "", "", -1, "no_change"},
+		{"FlagsClear", `,"flags":["\\Seen"],"unseen":5`, event.Counted, 5, ""},
+		{"FlagsClear", `,"flags":["\\Seen"]`, "", -1, "no_change"},
+	} {
+		body := fmt.Sprintf(`{"user":"u","event":%q,"folder":"inbox","imap-uidvalidity":9,"imap-uid":[3,7,5]%s}`, c.event, c.more)
+		n, ignored, p := parse([]byte(body), "")
+		if p != nil || ignored != c.ignored || ignored == "" && (n.kind != c.kind || n.unseen != c.unseen) {
+			t.Errorf("%s: %+v, ignored %q, %v", body, n, ignored, p)
+		}
+		if ignored == "" && (n.folder != "INBOX" || n.uidValidity != 9 || n.uid != 7 || !slices.Equal(n.uids, []uint32{3, 7, 5})) {
+			t.Errorf("%s: names %+v", body, n)
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package push
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"net/http"
@@ -22,6 +23,8 @@ type APNsApp struct {
 	Match  func(client string) bool
 	Topic  string
 	Sender *apns.Sender
+	// Privacy, when set, takes the place of the transport's.
+	Privacy Privacy
 	// Environment is Sender's. Other, when not nil, sends to the other one with the same credential.
 	Environment string
 	Other       *apns.Sender
@@ -149,12 +152,21 @@ func (*APNs) ParseToken(raw json.RawMessage) (subscription.Token, error) {
 func lastOf(token string) string { return "…" + token[max(0, len(token)-6):] }
 
 type apnsPayload struct {
-	APS struct {
-		Alert apnsAlert `json:"alert"`
-		Badge *int      `json:"badge,omitempty"`
-		Sound string    `json:"sound"`
-	} `json:"aps"`
+	APS aps `json:"aps"`
 	facts
+	// Sealed is for the app's notification service extension, which puts the texts in (mutable-content).
+	Sealed string `json:"sealed,omitempty"`
+}
+
+type aps struct {
+	Alert *apnsAlert `json:"alert,omitempty"`
+	Badge *int       `json:"badge,omitempty"`
+	Sound string     `json:"sound,omitempty"`
+	// InterruptionLevel "time-sensitive" asks to break through the device's own silence.
+	InterruptionLevel string `json:"interruption-level,omitempty"`
+	// MutableContent and ContentAvailable are 1 or missing.
+	MutableContent   int `json:"mutable-content,omitempty"`
+	ContentAvailable int `json:"content-available,omitempty"`
 }
 
 type apnsAlert struct {
@@ -162,24 +174,63 @@ type apnsAlert struct {
 	Body  string `json:"body,omitempty"`
 }
 
-// Send shows an alert with sound and, when the unseen count is known, a badge.
+// render makes the payload. A silent one is sent as an alert that has only a badge, for Apple holds back
+// those of the type background; content-available wakes the app that has something to clear.
+func (n Notification) render(privacy Privacy) (payload []byte, kind string, err error) {
+	p := apnsPayload{APS: aps{Badge: n.badge()}}
+	kind = apns.Alert
+	if n.silent() {
+		if n.Input.Topic == topicClear {
+			p.APS.ContentAvailable = 1
+		}
+		if p.APS.Badge == nil {
+			kind = apns.Background // an alert needs something to change
+		}
+	} else {
+		p.APS.Alert, p.APS.Sound = &apnsAlert{Title: textNewMail}, "default"
+		if n.Input.VIP {
+			p.APS.InterruptionLevel = "time-sensitive"
+		}
+	}
+	if privacy == PrivacySealed {
+		p.facts = envelope(n)
+		if !n.silent() {
+			p.APS.MutableContent = 1
+		}
+		p.Sealed, err = sealFor(n, apns.MaxPayload-len(encode(p))-len(`,"sealed":""`))
+		return encode(p), kind, err
+	}
+	p.facts = factsOf(n)
+	payload = fit(privacy.view(n), apns.MaxPayload, func(v view) ([]byte, int) {
+		if p.APS.Alert != nil {
+			p.APS.Alert.Title, p.APS.Alert.Body = v.screen()
+		}
+		b := encode(p)
+		return b, len(b)
+	})
+	return payload, kind, nil
+}
+
+// Send shows an alert with sound and, when the count is known, a badge; or it changes the badge, or has
+// the app clear what it shows.
 func (t *APNs) Send(ctx context.Context, n Notification) outcome.Outcome {
 	a := holdApp(&t.mu, &t.Apps, n.Subscription.Client)
 	if a == nil {
 		return outcome.Outcome{Kind: outcome.Blocked, Reason: "transport_disabled"}
 	}
 	defer a.inUse.Done()
-	payload := fit(t.Privacy.view(n), apns.MaxPayload, func(v view) ([]byte, int) {
-		p := apnsPayload{facts: factsOf(n)}
-		p.APS.Alert.Title, p.APS.Alert.Body = v.screen()
-		p.APS.Badge, p.APS.Sound = p.Unseen, "default"
-		b := encode(p)
-		return b, len(b)
-	})
-	return a.send(ctx, n, apns.Message{
-		ID: uuid.UUID(n.ID).String(), Payload: payload, PushType: apns.Alert, Priority: 10,
+	payload, kind, err := n.render(cmp.Or(a.Privacy, t.Privacy).of(n))
+	if err != nil {
+		return outcome.Outcome{Kind: outcome.Refused, Reason: "bad_keys", Err: err}
+	}
+	m := apns.Message{
+		ID: uuid.UUID(n.ID).String(), Payload: payload, PushType: kind, Priority: 10,
 		Expiration: n.Expires, CollapseID: n.Collapse,
-	})
+	}
+	if n.silent() {
+		m.Priority = 5
+	}
+	return a.send(ctx, n, m)
 }
 
 func otherEnvironment(environment string) string {

@@ -36,14 +36,15 @@ type position struct {
 	now  time.Time
 	slot slot
 	// known: something was put into the slot since the device subscribed.
-	known     bool
-	notBefore time.Time
-	last      Outcome // the zero Outcome: none yet
-	flying    bool
-	breaker   breaker
-	rests     time.Time
-	node      string
-	frozen    bool
+	known   bool
+	until   time.Time // that it is held
+	held    string
+	last    Outcome // the zero Outcome: none yet
+	flying  bool
+	breaker breaker
+	rests   time.Time
+	node    string
+	frozen  bool
 }
 
 // Explain walks the gates between a state and the device of a subscription, in the order that a notification
@@ -62,9 +63,7 @@ func (s *Service) Explain(ctx context.Context, sub subscription.Subscription) ([
 	if p.known = err == nil; err != nil && !errors.Is(err, subscription.ErrNotFound) {
 		return nil, err
 	}
-	if _, _, p.notBefore, err = s.Pending(ctx, sub.ID); err != nil {
-		return nil, fmt.Errorf("read slot: %w", err)
-	}
+	p.until, p.held = s.hold(p.slot, sub, p.now)
 	p.breaker, p.rests, p.flying = s.sched.position(s.due(id, sub, time.Time{}))
 	p.frozen = s.pruning.isFrozen(s.labels(sub))
 
@@ -126,9 +125,16 @@ func (p position) tokenGate() Gate {
 	return g
 }
 
+// heldWords say why a state waits that could be sent.
+var heldWords = map[string]string{
+	HeldCoalesce:  "waits a moment for more news, since something was told just before (push.coalesce)",
+	HeldBadge:     "waits a moment: the count alone has changed (push.badge_delay)",
+	HeldQuiet:     "waits for the end of the device's quiet hours",
+	HeldAllowance: "waits: the device has had what FCM allows, 20 at once and then one in 3 minutes",
+}
+
 func (p position) slotGate() Gate {
 	g := Gate{Name: "slot", State: GateOpen}
-	allowed := p.slot.allowed(p.sub.Token.Transport)
 	switch {
 	case !p.known:
 		g.State, g.Detail = GateUnknown, "no mail was reported since the device subscribed"
@@ -143,15 +149,12 @@ func (p position) slotGate() Gate {
 	case !p.slot.expires.After(p.now):
 		g.State, g.Detail = GateClosed, "the newest state is too old to be sent"
 		g.Do = "raise push.new_mail_ttl, if it should have been"
-	case p.notBefore.After(p.now) && p.slot.attempt > 0:
-		g.State, g.Until = GateClosed, p.notBefore
+	case p.held == HeldBackoff:
+		g.State, g.Until = GateClosed, p.until
 		g.Detail = fmt.Sprintf("waits after %d failed tries", p.slot.attempt) + p.lastWords()
 		g.Do = "see what the reason means; it is tried again then"
-	case p.notBefore.After(p.now):
-		g.State, g.Until, g.Detail = GateClosed, p.notBefore, "waits for its time"
-		g.Do = "wait: it is sent then"
-	case allowed.After(p.now):
-		g.State, g.Until, g.Detail = GateClosed, allowed, "waits: the device has had what FCM allows, 20 at once and then one in 3 minutes"
+	case p.held != "":
+		g.State, g.Until, g.Detail = GateClosed, p.until, heldWords[p.held]
 		g.Do = "wait: it is sent then"
 	default:
 		g.Detail = "the newest state waits for its turn"

@@ -30,6 +30,7 @@ func TestExplain(t *testing.T) {
 		closed            string        // the first closed gate
 		detail            string        // a part of what is said of it, or of all of them
 		until             time.Duration // from then on; 0 when not known
+		patient           bool          // the service coalesces
 		unknown           string        // the gates that nothing is known of
 	}{
 		{name: "nothing happened yet", provider: newScript("apns", nil), unknown: "slot answer", detail: "no mail was reported"},
@@ -46,6 +47,7 @@ func TestExplain(t *testing.T) {
 		},
 		{name: "failing", provider: refusing(later(10 * time.Minute)), mails: 3, passes: time.Minute, closed: "slot", detail: "waits after 1 failed tries: later, 503 ServiceUnavailable", until: 7 * time.Minute},
 		{name: "allowance", transport: "fcm", provider: newScript("fcm", nil), mails: 25, passes: time.Second, closed: "slot", detail: "what FCM allows", until: 155 * time.Second},
+		{name: "coalescing", patient: true, provider: newScript("apns", nil), mails: 2, passes: time.Second, closed: "slot", detail: "waits a moment for more news", until: 2 * time.Second},
 		{name: "too old", provider: refusing(later(10 * time.Minute)), mails: 1, passes: 6 * time.Minute, closed: "slot", detail: "too old to be sent"},
 		{name: "refused", provider: refusing(outcome.Outcome{Kind: outcome.Refused, Status: 400, Reason: "BadTopic"}), mails: 1, closed: "answer", detail: "dropped: refused, 400 BadTopic"},
 	} {
@@ -60,7 +62,11 @@ func TestExplain(t *testing.T) {
 					target = "o"
 				}
 				sub := r.subscribe(1, transport, target, "phone")
-				s := r.service(func(s *Config) { s.NewMailTTL = 5 * time.Minute }, c.provider)
+				s := r.service(func(s *Config) {
+					if s.NewMailTTL = 5 * time.Minute; c.patient {
+						patient(s)
+					}
+				}, c.provider)
 				r.start(s)
 				for range c.mails {
 					s.Wake(r.mail(s, 1, Input{}, false))

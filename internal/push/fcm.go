@@ -1,6 +1,7 @@
 package push
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"strconv"
@@ -19,6 +20,8 @@ type FCMApp struct {
 	// Package, when set, is the only app that may show the notification.
 	Package string
 	Sender  *fcm.Sender
+	// Privacy, when set, takes the place of the transport's.
+	Privacy Privacy
 	// Since is since when the service account is in use.
 	Since time.Time
 
@@ -108,27 +111,50 @@ func (*FCM) ParseToken(raw json.RawMessage) (subscription.Token, error) {
 	return subscription.Token{Transport: "fcm", Identity: token, Body: []byte(token), Target: lastOf(token)}, nil
 }
 
-// Send sends one data message: the facts, and "sender" and "subject" as far as they are told.
+// data makes the message: the facts, and "sender" and "subject" as far as they are told; or whom it is for,
+// and the rest sealed.
+func (n Notification) data(privacy Privacy) (m map[string]string, err error) {
+	size := func(m map[string]string) (n int) {
+		for key, text := range m {
+			n += len(key) + len(text)
+		}
+		return n
+	}
+	if privacy == PrivacySealed {
+		m = envelope(n).strings()
+		m["sealed"], err = sealFor(n, fcm.MaxData-size(m)-len("sealed"))
+		return m, err
+	}
+	return fit(privacy.view(n), fcm.MaxData, func(v view) (map[string]string, int) {
+		m := factsOf(n).strings()
+		if n.Badge >= 0 {
+			m["badge"] = strconv.Itoa(n.Badge)
+		}
+		for key, text := range map[string]string{"sender": v.sender, "subject": v.subject} {
+			if text != "" {
+				m[key] = text
+			}
+		}
+		return m, size(m)
+	}), nil
+}
+
+// Send sends one data message. Those that show nothing may wait until the device wakes by itself.
 func (t *FCM) Send(ctx context.Context, n Notification) outcome.Outcome {
 	a := holdApp(&t.mu, &t.Apps, n.Subscription.Client)
 	if a == nil {
 		return outcome.Outcome{Kind: outcome.Blocked, Reason: "transport_disabled"}
 	}
 	defer a.inUse.Done()
-	data := fit(t.Privacy.view(n), fcm.MaxData, func(v view) (map[string]string, int) {
-		m := factsOf(n).strings()
-		for key, text := range map[string]string{"sender": v.sender, "subject": v.subject} {
-			if text != "" {
-				m[key] = text
-			}
-		}
-		size := 0
-		for key, text := range m {
-			size += len(key) + len(text)
-		}
-		return m, size
-	})
+	data, err := n.data(cmp.Or(a.Privacy, t.Privacy).of(n))
+	if err != nil {
+		return outcome.Outcome{Kind: outcome.Refused, Reason: "bad_keys", Err: err}
+	}
+	priority := "HIGH"
+	if n.silent() {
+		priority = "NORMAL"
+	}
 	return a.Sender.Send(ctx, string(n.Subscription.Token.Body), fcm.Message{
-		Data: data, Priority: "HIGH", TTL: n.Expires.Sub(t.Now()), CollapseKey: n.Collapse, RestrictedPackage: a.Package,
+		Data: data, Priority: priority, TTL: n.Expires.Sub(t.Now()), CollapseKey: n.Collapse, RestrictedPackage: a.Package,
 	})
 }

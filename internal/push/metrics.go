@@ -16,6 +16,8 @@ type metrics struct {
 	commit   prometheus.Histogram
 	frozen   *prometheus.GaugeVec
 	stale    prometheus.Gauge
+	held     *prometheus.CounterVec
+	skipped  *prometheus.CounterVec
 }
 
 // waits are the buckets of the histograms, in seconds.
@@ -27,6 +29,14 @@ func newMetrics(reg prometheus.Registerer, sched *scheduler, now func() time.Tim
 			Name: "posthorn_push_outcomes_total",
 			Help: "Answers of push providers, and our own ends of a notification, by what they mean.",
 		}, []string{"transport", "outcome", "status", "reason"}),
+		held: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "posthorn_push_held_total",
+			Help: "States that had to wait although they could have been sent, by why.",
+		}, []string{"reason"}),
+		skipped: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "posthorn_push_skipped_total",
+			Help: "States that needed no notification, by why.",
+		}, []string{"reason"}),
 		answer: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "posthorn_push_accept_to_answer_seconds",
 			Help:    "From accepting an event to the provider's acceptance of its notification.",
@@ -46,7 +56,7 @@ func newMetrics(reg prometheus.Registerer, sched *scheduler, now func() time.Tim
 			Help: "FCM tokens whose app has not been in touch for 30 days.",
 		}),
 	}
-	for _, c := range []prometheus.Collector{m.outcomes, m.answer, m.commit, m.frozen, m.stale, &gauges{sched, now}} {
+	for _, c := range []prometheus.Collector{m.held, m.skipped, m.outcomes, m.answer, m.commit, m.frozen, m.stale, &gauges{sched, now}} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

@@ -62,6 +62,8 @@ type Notification struct {
 	Subscription subscription.Subscription
 	Version      int64
 	Input        Input
+	// Badge is the number of unseen messages of all accounts on the device, negative when unknown.
+	Badge int
 	// Collapse is the slot's name, 32 hexadecimal digits: newer states replace older ones of it.
 	Collapse string
 	// ID names this state of this slot: the same on every try.
@@ -84,6 +86,9 @@ type Config struct {
 	Now           func() time.Time
 	// NewMailTTL is how long a notification of new mail is worth delivering.
 	NewMailTTL time.Duration
+	// Coalesce and CoalesceMax are how long news that follows a notification waits for more, and the longest;
+	// BadgeDelay is how long a change of the count alone does. 0 is not at all.
+	Coalesce, CoalesceMax, BadgeDelay time.Duration
 	// MaxInFlight bounds the unanswered requests of a lane, whose own limit moves between 1 and it.
 	MaxInFlight int
 	// Node names this server among those on the same database. It is the same after a restart, so that a server
@@ -99,6 +104,7 @@ type Service struct {
 	sched   *scheduler
 	metrics *metrics
 	pruning pruneGuard
+	count   func(ctx context.Context, subscriptionID string) (int, error) // see CountWith
 	lease   lease
 	endings struct {
 		mu   sync.Mutex
@@ -117,6 +123,12 @@ func New(c Config) (*Service, error) {
 		return nil, err
 	}
 	return s, c.Metrics.Register(&credentialGauges{c.Transports, c.Now})
+}
+
+// CountWith says how to count the unseen messages of all accounts on a subscription's device; a negative
+// number is unknown. It comes before Run. Without it, the count is that of the event.
+func (s *Service) CountWith(count func(ctx context.Context, subscriptionID string) (int, error)) {
+	s.count = count
 }
 
 // transport finds a configured transport by name, or nil.
@@ -187,12 +199,12 @@ func (s *Service) Test(ctx context.Context, subscriptionID string) (outcome.Outc
 	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
 	now := s.Now()
-	id := slotID{sub.ID, "test"}
+	id := slotID{sub.ID, topicTest}
 	o := t.Send(ctx, Notification{
 		Subscription: sub, Collapse: id.collapse(), ID: notificationID(id, now.UnixMilli()),
-		Expires: now.Add(time.Minute), AskElsewhere: true,
+		Expires: now.Add(time.Minute), Badge: -1, AskElsewhere: true,
 		Input: Input{
-			Topic: "test", Sender: "Posthorn", Subject: "Test notification", Unseen: -1, AcceptedMS: db.Millis(now),
+			Topic: topicTest, Sender: "Posthorn", Subject: "Test notification", Unseen: -1, AcceptedMS: db.Millis(now),
 		},
 	})
 	s.metrics.count(sub.Token.Transport, o)

@@ -11,12 +11,28 @@ import (
 // Privacy is how much of a mail a notification tells the provider and the lock screen.
 type Privacy string
 
-// The levels of privacy. None tells that there is new mail, and where, but not from whom or what.
+// The levels of privacy. None tells that there is new mail, and where, but not from whom or what. Sealed
+// tells all of it to the app, encrypted with keys of its own, and nothing to anybody else.
 const (
 	PrivacyFull   Privacy = "full"
 	PrivacySender Privacy = "sender"
 	PrivacyNone   Privacy = "none"
+	PrivacySealed Privacy = "sealed"
 )
+
+// The topics that are ours, beside those of subscriptions. They name what a message is for.
+const (
+	// topicClear: the notification that the slot shows is of a message that was read or removed elsewhere.
+	topicClear = "mail:clear"
+	// topicBadge: nothing but the count has changed.
+	topicBadge = "mail:badge"
+	topicTest  = "test"
+)
+
+// silent reports whether a notification shows nothing.
+func (n Notification) silent() bool { return n.Input.silent() }
+
+func (in Input) silent() bool { return in.Topic == topicClear || in.Topic == topicBadge }
 
 // What stands for what is not told or not there.
 const (
@@ -30,13 +46,16 @@ type view struct{ sender, subject string }
 
 func (p Privacy) view(n Notification) view {
 	var v view
-	if p == PrivacyFull || p == PrivacySender {
+	if n.silent() {
+		return v
+	}
+	if p != PrivacyNone {
 		v.sender = n.Input.Sender
 		if v.sender == "" {
 			v.sender = textNoSender
 		}
 	}
-	if p == PrivacyFull && !n.Short {
+	if p != PrivacyNone && p != PrivacySender && !n.Short {
 		v.subject = n.Input.Subject
 		if v.subject == "" {
 			v.subject = textNoSubject
@@ -114,6 +133,8 @@ type facts struct {
 	// Unseen is missing when unknown.
 	Unseen  *int  `json:"unseen,omitempty"`
 	Version int64 `json:"version"`
+	// Tag names the notification that is to be cleared.
+	Tag string `json:"tag,omitempty"`
 }
 
 func factsOf(n Notification) facts {
@@ -124,7 +145,18 @@ func factsOf(n Notification) facts {
 	if n.Input.Unseen >= 0 {
 		f.Unseen = &n.Input.Unseen
 	}
+	if n.Input.Topic == topicClear {
+		f.Tag = n.Collapse
+	}
 	return f
+}
+
+// badge is the count for the app's icon; nil when unknown.
+func (n Notification) badge() *int {
+	if n.Badge < 0 {
+		return nil
+	}
+	return &n.Badge
 }
 
 // strings is the form for FCM, whose data holds only strings.
@@ -141,6 +173,9 @@ func (f facts) strings() map[string]string {
 	}
 	if f.Unseen != nil {
 		m["unseen"] = strconv.Itoa(*f.Unseen)
+	}
+	if f.Tag != "" {
+		m["tag"] = f.Tag
 	}
 	return m
 }

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -53,10 +54,32 @@ func TestGolden(t *testing.T) {
 			n.Input = Input{Topic: "mail:new", Folder: "Lists/go-nuts", UID: 4294967295, Unseen: -1}
 		},
 		"-read": func(n *Notification) { n.Input.Unseen = 0 },
+		"-vip":  func(n *Notification) { n.Input.VIP = true },
+		"-clear": func(n *Notification) {
+			n.Input.Topic, n.Input.Sender, n.Input.Subject = topicClear, "", ""
+		},
+		"-clear-uncounted": func(n *Notification) {
+			n.Input.Topic, n.Input.Sender, n.Input.Subject, n.Input.Unseen = topicClear, "", "", -1
+		},
+		"-badge": func(n *Notification) { n.Input = Input{Topic: topicBadge, Unseen: 2} },
 	}
 	b := newBench(t, PrivacyFull)
 	for _, c := range []struct{ privacy, name string }{
-		{"full", ""}, {"full", "-short"}, {"full", "-bare"}, {"full", "-read"}, {"sender", ""}, {"sender", "-bare"}, {"none", ""},
+		{"full", ""},
+		{"full", "-short"},
+		{"full", "-bare"},
+		{"full", "-read"},
+		{"sender", ""},
+		{"sender", "-bare"},
+		{"none", ""},
+		{"full", "-vip"},
+		{"full", "-clear"},
+		{"full", "-clear-uncounted"},
+		{"full", "-badge"},
+		{"sealed", ""},
+		{"sealed", "-short"},
+		{"sealed", "-clear"},
+		{"sealed", "-badge"},
 	} {
 		b.apns.Privacy, b.fcm.Privacy, b.webpush.Privacy = Privacy(c.privacy), Privacy(c.privacy), Privacy(c.privacy)
 		for _, tr := range b.transports() {
@@ -66,6 +89,7 @@ func TestGolden(t *testing.T) {
 			if o.Kind != outcome.Delivered {
 				t.Fatalf("%s: %v", tr.Name(), o)
 			}
+			d.Payload = b.opened(d.Payload)
 			golden(t, filepath.Join("testdata", tr.Name()+"-"+c.privacy+c.name+".golden"), d)
 		}
 	}
@@ -92,6 +116,46 @@ func golden(t *testing.T, file string, d fake.Delivery) {
 	must(t, err)
 	if got.String() != string(wanted) {
 		t.Errorf("%s:\ngot\n%s\nwant\n%s", file, got.String(), wanted)
+	}
+}
+
+var sealedMember = regexp.MustCompile(`"sealed":"([^"]*)"`)
+
+// opened puts what a device makes of a sealed payload in the place of the ciphertext.
+func (b *bench) opened(payload []byte) []byte {
+	b.tb.Helper()
+	m := sealedMember.FindSubmatchIndex(payload)
+	if m == nil {
+		return payload
+	}
+	plain, err := b.device.Open(string(payload[m[2]:m[3]]))
+	must(b.tb, err)
+	return slices.Concat(payload[:m[0]], []byte(`"sealed":`), plain, payload[m[1]:])
+}
+
+// TestSealedWithoutKeys: who cannot be sealed to is told what "none" tells.
+func TestSealedWithoutKeys(t *testing.T) {
+	b := newBench(t, PrivacySealed)
+	b.keys = nil
+	for _, tr := range []Transport{&b.apns, &b.fcm} {
+		_, d := b.send(tr, sample())
+		golden(t, filepath.Join("testdata", tr.Name()+"-none.golden"), d)
+	}
+	b.keys = []byte("{}") // damaged: nothing goes out, rather than in clear
+	for _, tr := range []Transport{&b.apns, &b.fcm} {
+		if o, _ := b.send(tr, sample()); o.Kind != outcome.Refused || o.Reason != "bad_keys" {
+			t.Errorf("%s with damaged keys: %v", tr.Name(), o)
+		}
+	}
+}
+
+// TestPrivacyOfApp: an app's own level takes the place of the server's.
+func TestPrivacyOfApp(t *testing.T) {
+	b := newBench(t, PrivacyFull)
+	b.apns.Apps[0].Privacy, b.fcm.Apps[0].Privacy = PrivacyNone, PrivacyNone
+	for _, tr := range []Transport{&b.apns, &b.fcm} {
+		_, d := b.send(tr, sample())
+		golden(t, filepath.Join("testdata", tr.Name()+"-none.golden"), d)
 	}
 }
 
@@ -160,6 +224,39 @@ func TestLimits(t *testing.T) {
 						t.Errorf("%s, %s: %.40q… is no head of %.40q…", name, tr.Name(), text.got, text.whole)
 					}
 				}
+			}
+		}
+	}
+}
+
+// TestSealedLimits: what is too long is cut before it is encrypted, to what then fits.
+func TestSealedLimits(t *testing.T) {
+	b := newBench(t, PrivacySealed)
+	for _, subject := range []int{0, 1, 1000, 2200, 2300, 2400, 2500, 3000, 1 << 14} {
+		n := sample()
+		n.Input.Subject = strings.Repeat("ö", subject/2)
+		for _, tr := range []Transport{&b.apns, &b.fcm} {
+			o, d := b.send(tr, n)
+			if o.Kind != outcome.Delivered {
+				t.Errorf("%d, %s: %v", subject, tr.Name(), o)
+				continue
+			}
+			size := len(d.Payload)
+			if tr.Name() == "fcm" {
+				size = dataSize(t, d.Payload)
+			}
+			if size > limits[tr.Name()] || subject > 2600 && size < limits[tr.Name()]-2*128*4/3 {
+				t.Errorf("%d, %s: %d bytes, limit %d", subject, tr.Name(), size, limits[tr.Name()])
+			}
+			var v struct {
+				Sealed struct{ Sender, Subject string }
+				Data   struct {
+					Sealed struct{ Sender, Subject string }
+				}
+			}
+			must(t, json.Unmarshal(b.opened(d.Payload), &v))
+			if got := v.Sealed.Subject + v.Data.Sealed.Subject; !isHead(got, n.Input.Subject) && got != textNoSubject {
+				t.Errorf("%d, %s: subject %.40q…", subject, tr.Name(), got)
 			}
 		}
 	}
@@ -251,7 +348,7 @@ func TestShortForm(t *testing.T) {
 		n := sample()
 		v := slot{id: slotID{"x", collapseKeyMail}, version: 1, input: n.Input, expires: time.Now().Add(time.Hour)}
 		sub := subscription.Subscription{Client: "app", Token: b.tokens[tr.Name()]}
-		if o := s.send(t.Context(), v, sub, time.Now()); o.Kind != outcome.Delivered {
+		if o := s.send(t.Context(), v, sub, -1, time.Now()); o.Kind != outcome.Delivered {
 			t.Errorf("%s: %v", tr.Name(), o)
 		}
 	}

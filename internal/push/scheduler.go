@@ -305,6 +305,28 @@ func (s *scheduler) done(e *entry, dirty bool, next time.Time) {
 	s.wake()
 }
 
+// hold ends a flight that did not begin, for it need not before a time: from then on only it is late.
+func (s *scheduler) hold(e *entry, until time.Time) {
+	s.mu.Lock()
+	e.since = seconds(until)
+	s.mu.Unlock()
+	s.done(e, true, until) // it waits, and so does what comes meanwhile
+}
+
+// hurry has a slot that waits looked at now. What the table says it must wait for, it does.
+func (s *scheduler) hurry(d Due) {
+	e := &entry{}
+	s.mu.Lock()
+	if s.entries.name(e, d.id, d.device) {
+		if known := s.entries.find(e); known != nil && known.state == waiting {
+			s.waiting.remove(known)
+			s.line(known)
+		}
+	}
+	s.mu.Unlock()
+	s.wake()
+}
+
 // id is the slot of an entry.
 func (s *scheduler) id(e *entry) slotID {
 	s.mu.Lock()

@@ -26,6 +26,10 @@ type Input struct {
 	Subject     string `json:"subject"`
 	// Unseen is the count after the event, negative when unknown.
 	Unseen int `json:"unseen"`
+	// VIP is mail that always alerts.
+	VIP bool `json:"vip,omitempty"`
+	// Cleared are the messages whose notification is to go, with topicClear.
+	Cleared []message `json:"cleared,omitempty"`
 	// AcceptedMS is when the event was accepted, in milliseconds since 1970.
 	AcceptedMS int64 `json:"accepted_ms"`
 }
@@ -38,9 +42,20 @@ func (in Input) LogValue() slog.Value {
 // slotID names a slot.
 type slotID struct{ subscription, key string }
 
-// collapseKeyMail is the slot of a device's mail state. One for each account keeps a device with
-// several accounts under the four collapse keys that FCM stores for a token.
-const collapseKeyMail = "mail"
+// The slots of a device for one account: at most three, for a provider stores few states of a device (FCM
+// four), and one is enough for each thing that is shown in a place of its own.
+const (
+	// collapseKeyMail shows the newest mail. That it is to be cleared comes here too.
+	collapseKeyMail = "mail"
+	// collapseKeyVIP shows the newest mail of a VIP, so that no other mail takes its place, and quiet hours
+	// hold back the one and not the other.
+	collapseKeyVIP = "vip"
+	// collapseKeyBadge shows the count.
+	collapseKeyBadge = "badge"
+)
+
+// badgeTTL is how long a count is worth delivering.
+const badgeTTL = time.Hour
 
 // collapse names a slot to a provider: 32 hexadecimal digits, which is what a Web Push topic can be at
 // most (RFC 8030 section 5.4), and some services take no more than letters and digits.
@@ -60,6 +75,10 @@ type slot struct {
 	suspicion     suspicion
 	full          time.Time // see allowed
 	owner         string    // the node that sends it while it is dirty
+	// firstDirty is when the first of what is unsent was put in, told when something was last delivered.
+	firstDirty, told time.Time
+	notBefore        time.Time // after a failure
+	shown            *message  // by the device, as far as we know
 }
 
 const (
@@ -78,13 +97,15 @@ const (
 	sqlAddSlot = `INSERT INTO slots (subscription_id, collapse_key, version, sent_version, input, attempt, tries,
 		first_dirty_ms, not_before_ms, expires_ms, owner) SELECT id, ?, ?, 0, ?, 0, 0, ?, ?, ?, ? FROM subscriptions WHERE id = ?
 		ON CONFLICT DO NOTHING`
-	sqlSlot = `SELECT version, sent_version, input, attempt, tries, expires_ms, strikes, struck_ms, burst_ms, owner FROM slots
-		WHERE subscription_id = ? AND collapse_key = ?`
+	sqlSlot = `SELECT version, sent_version, input, attempt, tries, expires_ms, strikes, struck_ms, burst_ms, owner, first_dirty_ms,
+		not_before_ms, told_ms, shown FROM slots WHERE subscription_id = ? AND collapse_key = ?`
 	sqlDirtySlots = `SELECT s.subscription_id, s.collapse_key, s.first_dirty_ms, s.not_before_ms, b.context_id, b.client, b.transport, b.target, b.token_hash
 		FROM slots s JOIN subscriptions b ON b.id = s.subscription_id WHERE s.version > s.sent_version AND s.owner = ? ORDER BY s.first_dirty_ms`
-	// sqlSettleSlot ends one try: sent_version moves up to what was sent or dropped.
+	// sqlSettleSlot ends one try: sent_version moves up to what was sent or dropped. What is dirty still has come
+	// since the try began.
 	sqlSettleSlot = `UPDATE slots SET sent_version = CASE WHEN sent_version < ? THEN ? ELSE sent_version END,
-		attempt = ?, not_before_ms = ?, tries = tries + 1, strikes = ?, struck_ms = ?, burst_ms = ? WHERE subscription_id = ? AND collapse_key = ?
+		attempt = ?, not_before_ms = ?, tries = tries + 1, strikes = ?, struck_ms = ?, burst_ms = ?,
+		first_dirty_ms = CASE WHEN ? > 0 THEN ? ELSE first_dirty_ms END, told_ms = ?, shown = CASE WHEN ? = 1 THEN ? ELSE shown END WHERE subscription_id = ? AND collapse_key = ?
 		RETURNING tries, version - sent_version`
 	sqlPutOutcome = `INSERT INTO outcomes (subscription_id, n, version, attempt, outcome, status, reason, provider_id, accepted_ms,
 		sent_ms, answered_ms, next_try_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -94,7 +115,8 @@ const (
 		next_try_ms = excluded.next_try_ms`
 	sqlOutcomes = `SELECT version, attempt, outcome, status, reason, provider_id, accepted_ms, sent_ms, answered_ms, next_try_ms
 		FROM outcomes WHERE subscription_id = ? ORDER BY answered_ms DESC, version DESC, attempt DESC LIMIT ?`
-	sqlPending = `SELECT attempt, not_before_ms FROM slots WHERE subscription_id = ? AND version > sent_version`
+	sqlPending = `SELECT attempt, not_before_ms FROM slots WHERE subscription_id = ? AND version > sent_version
+		ORDER BY attempt DESC, not_before_ms LIMIT 1`
 )
 
 // traceLength is how many outcomes are kept of a device.
@@ -104,19 +126,29 @@ const traceLength = 20
 // higher uid was reported before. When the write is committed, the caller passes the returned slots
 // to Wake; if it cannot, they are found at the next start.
 func (s *Service) Enqueue(ctx context.Context, tx *db.Tx, subs []subscription.Subscription, version int64, in Input, older bool) ([]Due, error) {
+	key := collapseKeyMail
+	if in.VIP {
+		key = collapseKeyVIP
+	}
+	return s.enqueue(ctx, tx, subs, key, version, in, older, s.NewMailTTL)
+}
+
+func (s *Service) enqueue(ctx context.Context, tx *db.Tx, subs []subscription.Subscription, key string, version int64, in Input, older bool,
+	ttl time.Duration,
+) ([]Due, error) {
 	raw, err := json.Marshal(in)
 	if err != nil {
 		return nil, fmt.Errorf("encode slot input: %w", err)
 	}
 	input, now := string(raw), s.Now()
-	ms, expires := db.Millis(now), db.Millis(now.Add(s.NewMailTTL))
+	ms, expires := db.Millis(now), db.Millis(now.Add(ttl))
 	late := 0
 	if older {
 		late = 1
 	}
 	due := make([]Due, 0, len(subs))
 	for _, sub := range subs {
-		id := slotID{sub.ID, collapseKeyMail}
+		id := slotID{sub.ID, key}
 		n, err := tx.Exec(ctx, sqlReplaceSlot, version, late, input, ms, ms, expires, s.Node, id.subscription, id.key, version)
 		if err == nil && n == 0 {
 			n, err = tx.Exec(ctx, sqlAddSlot, id.key, version, input, ms, ms, expires, s.Node, id.subscription)
@@ -135,10 +167,11 @@ func (s *Service) Enqueue(ctx context.Context, tx *db.Tx, subs []subscription.Su
 
 func (s *Service) loadSlot(ctx context.Context, id slotID) (slot, error) {
 	v := slot{id: id}
-	var input string
-	var expires, struck, full int64
+	var input, shown string
+	var expires, struck, full, firstDirty, notBefore, told int64
 	err := s.DB.QueryRow(ctx, sqlSlot, id.subscription, id.key).
-		Scan(&v.version, &v.sent, &input, &v.attempt, &v.tries, &expires, &v.suspicion.strikes, &struck, &full, &v.owner)
+		Scan(&v.version, &v.sent, &input, &v.attempt, &v.tries, &expires, &v.suspicion.strikes, &struck, &full, &v.owner, &firstDirty,
+			&notBefore, &told, &shown)
 	if errors.Is(err, sql.ErrNoRows) {
 		return slot{}, subscription.ErrNotFound
 	} else if err != nil {
@@ -147,6 +180,10 @@ func (s *Service) loadSlot(ctx context.Context, id slotID) (slot, error) {
 	v.expires, v.suspicion.last, v.full = db.Time(expires), db.Time(struck), db.Time(full)
 	if err := json.Unmarshal([]byte(input), &v.input); err != nil {
 		return slot{}, fmt.Errorf("decode slot input: %w", err)
+	}
+	v.firstDirty, v.notBefore, v.told = db.Time(firstDirty), db.Time(notBefore), db.Time(told)
+	if v.shown, err = decodeShown(shown); err != nil {
+		return slot{}, fmt.Errorf("decode what the device shows: %w", err)
 	}
 	return v, nil
 }
@@ -277,6 +314,17 @@ func (s *Service) settle(ctx context.Context, f flight) (end settlement, err err
 		attempt, next, done = 0, f.answered, f.slot.version // done with, delivered or not
 		line.NextTry = time.Time{}
 	}
+	shown, changed, err := f.shows()
+	if err != nil {
+		return settlement{}, err
+	}
+	told, news := f.slot.told, 0
+	if f.outcome.Kind == outcome.Delivered {
+		told = f.sent
+	}
+	if changed {
+		news = 1
+	}
 	var change subscription.Change
 	err = s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) (err error) {
 		end, change = settlement{next: next}, subscription.Change{}
@@ -294,7 +342,7 @@ func (s *Service) settle(ctx context.Context, f flight) (end settlement, err err
 		}
 		var tries, behind int64
 		err = tx.QueryRow(ctx, sqlSettleSlot, done, done, attempt, db.Millis(next), held.strikes, db.Millis(held.last),
-			db.Millis(f.fullAfter()), f.slot.id.subscription, f.slot.id.key).Scan(&tries, &behind)
+			db.Millis(f.fullAfter()), done, db.Millis(f.sent), db.Millis(told), news, shown, f.slot.id.subscription, f.slot.id.key).Scan(&tries, &behind)
 		if errors.Is(err, sql.ErrNoRows) { // unsubscribed meanwhile
 			return nil
 		} else if err != nil {

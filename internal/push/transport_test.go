@@ -36,6 +36,8 @@ type bench struct {
 	fcmFake     *fake.FCM
 	webpushFake *fake.WebPush
 	tokens      map[string]subscription.Token // by transport
+	device      *fake.DeviceKeys
+	keys        []byte // its, as stored; nil is a device without
 }
 
 // moment is what the transports take for now; the wires and the fakes keep to the real clock.
@@ -99,6 +101,10 @@ func newBench(tb testing.TB, privacy Privacy) *bench {
 		Sender: webpushSender, Privacy: privacy, CheckEndpoint: func(string) error { return nil },
 		Navigate: "https://push.example.org/", Now: clock,
 	}
+	b.device, err = fake.NewDeviceKeys()
+	must(tb, err)
+	b.keys, err = ParseKeys(b.device.JSON())
+	must(tb, err)
 	tb.Cleanup(func() {
 		for _, c := range []io.Closer{b.apnsFake, b.fcmFake, b.webpushFake} {
 			must(tb, c.Close())
@@ -126,6 +132,8 @@ func (b *bench) send(t Transport, n Notification) (outcome.Outcome, fake.Deliver
 	n.Subscription.Client = "app"
 	n.Subscription.User = tenant.UserID{Context: 1, ID: 3}
 	n.Subscription.Token = b.tokens[t.Name()]
+	n.Subscription.Keys = b.keys
+	n.Badge = n.Input.Unseen // of the one account
 	o := t.Send(b.tb.Context(), n)
 	if o.Kind != outcome.Delivered {
 		return o, fake.Delivery{}

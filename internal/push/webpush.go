@@ -69,10 +69,8 @@ func (t *WebPush) Watch() []Watched {
 // ParseToken reads a browser's PushSubscription.toJSON().
 func (t *WebPush) ParseToken(raw json.RawMessage) (subscription.Token, error) {
 	sub, err := webpush.ParseSubscription(raw)
-	if field, ok := errors.AsType[*webpush.FieldError](err); ok {
-		return subscription.Token{}, &TokenError{field.Field, field.Problem}
-	} else if err != nil {
-		return subscription.Token{}, &TokenError{"token", "is not a push subscription"}
+	if err != nil {
+		return subscription.Token{}, fieldError(err, "token")
 	}
 	if err := t.CheckEndpoint(sub.Endpoint); err != nil {
 		return subscription.Token{}, &TokenError{"token.endpoint", err.Error()}
@@ -81,6 +79,14 @@ func (t *WebPush) ParseToken(raw json.RawMessage) (subscription.Token, error) {
 	return subscription.Token{
 		Transport: "webpush", Identity: sub.Endpoint, Body: encode(sub), Target: sub.String(),
 	}, nil
+}
+
+// fieldError is a wire's finding as the API tells it; whole is the member that it is about.
+func fieldError(err error, whole string) *TokenError {
+	if field, ok := errors.AsType[*webpush.FieldError](err); ok {
+		return &TokenError{field.Field, field.Problem}
+	}
+	return &TokenError{whole, "cannot be read"}
 }
 
 // declarative is the body of Declarative Web Push: newer browsers show it without waking a service
@@ -99,21 +105,35 @@ type declarativeContent struct {
 	Data     facts  `json:"data"`
 }
 
-// Send encrypts and sends one notification.
+// silentBody is what shows nothing. It has not the mark of the declarative form, which cannot be without a
+// notification: it is for the app's code alone. Devices get it that have asked for it.
+type silentBody struct {
+	Data     facts  `json:"data"`
+	AppBadge string `json:"app_badge,omitempty"`
+}
+
+// Send encrypts and sends one notification. The encryption of the wire is up to the app already, so that
+// PrivacySealed tells as much as PrivacyFull.
 func (t *WebPush) Send(ctx context.Context, n Notification) outcome.Outcome {
 	var sub webpush.Subscription
 	if err := json.Unmarshal(n.Subscription.Token.Body, &sub); err != nil {
 		return outcome.Outcome{Kind: outcome.Refused, Reason: "damaged_token", Err: errors.New("stored token cannot be read")}
 	}
-	body := fit(t.Privacy.view(n), webpush.MaxBody, func(v view) ([]byte, int) {
-		f := factsOf(n)
-		d := declarative{WebPush: 8030, Notification: declarativeContent{Navigate: t.Navigate, Tag: n.Collapse, Data: f}}
-		d.Notification.Title, d.Notification.Body = v.screen()
-		if f.Unseen != nil {
-			d.AppBadge = strconv.Itoa(*f.Unseen)
-		}
-		b := encode(d)
-		return b, len(b)
-	})
-	return t.sender().Send(ctx, sub, webpush.Message{Body: body, TTL: n.Expires.Sub(t.Now()), Urgency: "high", Topic: n.Collapse})
+	appBadge := ""
+	if n.Badge >= 0 {
+		appBadge = strconv.Itoa(n.Badge)
+	}
+	m := webpush.Message{TTL: n.Expires.Sub(t.Now()), Urgency: "high", Topic: n.Collapse}
+	if n.silent() {
+		m.Body, m.Urgency = encode(silentBody{factsOf(n), appBadge}), "low"
+	} else {
+		m.Body = fit(t.Privacy.view(n), webpush.MaxBody, func(v view) ([]byte, int) {
+			d := declarative{WebPush: 8030, AppBadge: appBadge}
+			d.Notification = declarativeContent{Navigate: t.Navigate, Tag: n.Collapse, Data: factsOf(n)}
+			d.Notification.Title, d.Notification.Body = v.screen()
+			b := encode(d)
+			return b, len(b)
+		})
+	}
+	return t.sender().Send(ctx, sub, m)
 }

@@ -43,6 +43,13 @@ func (s *Service) Wake(due []Due) {
 	s.sched.add(due)
 }
 
+// Reconsider looks anew at what waits for a device: its policy was changed.
+func (s *Service) Reconsider(sub subscription.Subscription) {
+	for _, key := range []string{collapseKeyMail, collapseKeyVIP, collapseKeyBadge} {
+		s.sched.hurry(s.due(slotID{sub.ID, key}, sub, time.Time{}))
+	}
+}
+
 // Run sends until ctx ends, beginning with what an earlier run left. It returns when no send is in
 // flight any more.
 func (s *Service) Run(parent context.Context) (err error) {
@@ -123,6 +130,9 @@ func (s *Service) Run(parent context.Context) (err error) {
 type flight struct {
 	slot           slot
 	sub            subscription.Subscription
+	badge          int       // see Notification
+	held, skipped  string    // why it is not sent now, or not at all
+	until          time.Time // that it is held
 	outcome        outcome.Outcome
 	sent, answered time.Time
 }
@@ -144,12 +154,14 @@ func (s *Service) load(ctx context.Context, e *entry, flights *sync.WaitGroup) {
 	case !dirty:
 		e.stumbles = 0
 		s.sched.done(e, false, time.Time{})
+	case f.held != "":
+		e.stumbles = 0
+		s.metrics.held.WithLabelValues(f.held).Inc()
+		s.sched.hold(e, f.until)
+	case f.skipped != "":
+		flights.Go(func() { s.skip(ctx, e, f) })
 	default:
 		e.stumbles = 0
-		if at := f.slot.allowed(f.sub.Token.Transport); at.After(f.sent) && f.slot.expires.After(f.sent) {
-			s.sched.done(e, true, at) // it waits, and so does what comes meanwhile
-			return
-		}
 		flights.Go(func() { s.fly(ctx, e, f) })
 	}
 }
@@ -165,7 +177,7 @@ func (s *Service) stumble(ctx context.Context, e *entry) {
 
 // fly makes one try of one slot and commits its outcome. The permit of its lane is held until then.
 func (s *Service) fly(ctx context.Context, e *entry, f flight) {
-	f.outcome = s.send(ctx, f.slot, f.sub, f.sent)
+	f.outcome = s.send(ctx, f.slot, f.sub, f.badge, f.sent)
 	f.answered = s.Now()
 	s.metrics.count(f.sub.Token.Transport, f.outcome)
 	if ctx.Err() != nil && f.outcome.Kind == outcome.Later {
@@ -259,6 +271,11 @@ func (s *Service) read(ctx context.Context, id slotID) (f flight, dirty bool, er
 		f.sub, err = s.Subscriptions.Load(ctx, id.subscription)
 		dirty = err == nil
 	}
+	if dirty {
+		if f.until, f.held = s.hold(f.slot, f.sub, f.sent); f.held == "" {
+			err = s.weigh(ctx, &f)
+		}
+	}
 	if errors.Is(err, subscription.ErrNotFound) {
 		return flight{}, false, nil // unsubscribed meanwhile
 	}
@@ -266,7 +283,7 @@ func (s *Service) read(ctx context.Context, id slotID) (f flight, dirty bool, er
 }
 
 // send has the transport send the state, or says why it is not sent at all.
-func (s *Service) send(ctx context.Context, v slot, sub subscription.Subscription, now time.Time) outcome.Outcome {
+func (s *Service) send(ctx context.Context, v slot, sub subscription.Subscription, badge int, now time.Time) outcome.Outcome {
 	t := s.transport(sub.Token.Transport)
 	switch {
 	case !v.expires.After(now):
@@ -280,7 +297,7 @@ func (s *Service) send(ctx context.Context, v slot, sub subscription.Subscriptio
 		return outcome.Outcome{Kind: outcome.Blocked, Reason: "transport_disabled"}
 	}
 	n := Notification{
-		Subscription: sub, Version: v.version, Input: v.input, Collapse: v.id.collapse(),
+		Subscription: sub, Version: v.version, Input: v.input, Badge: badge, Collapse: v.id.collapse(),
 		ID: notificationID(v.id, v.version), Expires: v.expires, AskElsewhere: v.suspicion.counts(now),
 	}
 	ctx, cancel := context.WithTimeout(ctx, sendTimeout)

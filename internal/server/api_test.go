@@ -62,6 +62,12 @@ func TestSubscriptionRefusals(t *testing.T) {
 		{"past expiry in milliseconds", map[string]any{"expires": 1577836800000}, "expires"},
 		{"expiry that is no time", map[string]any{"expires": "tomorrow"}, "expires"},
 		{"client with a space", map[string]any{"client": "my app"}, "client"},
+		{"policy of another type", map[string]any{"policy": "loud"}, "policy"},
+		{"time zone of another type", map[string]any{"policy": map[string]any{"quiet_hours": map[string]any{"time_zone": 1}}}, "policy.quiet_hours.time_zone"},
+		{"unknown time zone", map[string]any{"policy": map[string]any{"quiet_hours": map[string]any{"time_zone": "Mars/Olympus"}}}, "policy.quiet_hours.time_zone"},
+		{"rule without a level", map[string]any{"policy": map[string]any{"folders": []any{map[string]any{"folder": "x"}}}}, "policy.folders[0].notify"},
+		{"keys of another type", map[string]any{"keys": []string{"x"}}, "keys"},
+		{"half the keys", map[string]any{"keys": map[string]any{"p256dh": "x"}}, "keys.p256dh"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			body := map[string]any{
@@ -87,6 +93,10 @@ func TestSubscriptionRefusals(t *testing.T) {
 	w.call("POST", "/api/v1/subscriptions", "", map[string]any{}, 401)
 	w.call("POST", "/api/v1/subscriptions", "ph_nonsense", map[string]any{}, 401)
 	w.call("DELETE", "/api/v1/subscriptions/abc", token, nil, 404)
+	w.call("PATCH", "/api/v1/subscriptions/abc", token, map[string]any{"policy": map[string]any{}}, 404)
+	if out := w.call("PATCH", "/api/v1/subscriptions/abc", token, map[string]any{}, 422); out["field"] != "policy" {
+		t.Errorf("a change of nothing: %v", out)
+	}
 }
 
 // TestDeviceOwnership: a phone may hold several users who signed in with its secret; a token that comes

@@ -41,7 +41,7 @@ func TestExplainUser(t *testing.T) {
 	p := w.apnsPhone()
 	id := w.subscribe(token, p.transport, p.token, "registered")
 	e = explain("1@1", "")
-	if states := statesOf(e.Devices[0]); states != "client=open expiry=open transport=open credential=open lane=open token=open slot=unknown answer=unknown" {
+	if states := statesOf(e.Devices[0]); states != "client=open expiry=open rules=open quiet_hours=open transport=open credential=open lane=open token=open slot=unknown answer=unknown" {
 		t.Errorf("before the first mail: %s", states)
 	}
 	d.DeliverLMTP(t, []string{alice}, mail("one", "x"))

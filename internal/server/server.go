@@ -157,6 +157,7 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 	s.push, err = push.New(push.Config{
 		DB: s.db, Subscriptions: subs, Transports: s.transports.all, Log: s.log, Metrics: reg, Now: now,
 		NewMailTTL: time.Duration(cfg.Push.NewMailTTL), MaxInFlight: cfg.Push.MaxInFlight,
+		Coalesce: time.Duration(cfg.Push.Coalesce), CoalesceMax: time.Duration(cfg.Push.CoalesceMax), BadgeDelay: time.Duration(cfg.Push.BadgeDelay),
 		Node: s.state.node, Lease: s.lease,
 	})
 	if err != nil {
@@ -168,7 +169,9 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 	if err != nil {
 		return err
 	}
-	notifier, err := notify.New(tenants, dispatch.New(s.db, subs, s.push, now), s.log, reg, now)
+	dispatcher := dispatch.New(s.db, subs, s.push, now)
+	s.push.CountWith(dispatcher.Unseen)
+	notifier, err := notify.New(tenants, dispatcher, s.log, reg, now)
 	if err != nil {
 		return err
 	}

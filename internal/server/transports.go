@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
@@ -96,7 +97,7 @@ func buildTransports(cfg *config.Config, vapid []byte, now func() time.Time) (*t
 		if sender := t.makeWebPush(cfg, vapid, now, &found); sender != nil {
 			t.made.vapid = vapidFingerprint(cfg, vapid)
 			t.webpush = &push.WebPush{
-				Sender: sender, Since: now(), Privacy: privacy, CheckEndpoint: t.guard.CheckURL,
+				Sender: sender, Since: now(), Privacy: cmp.Or(own(cfg.Transports.WebPush.Privacy), privacy), CheckEndpoint: t.guard.CheckURL,
 				Navigate: strings.TrimSuffix(cfg.Public.URL, "/") + "/", Now: now,
 			}
 			t.all = append(t.all, t.webpush)
@@ -185,7 +186,7 @@ func makeFCM(cfg *config.Config, known map[fingerprint]*push.FCMApp, now func() 
 	made = map[fingerprint]*push.FCMApp{}
 	for i, app := range cfg.Transports.FCM.Apps {
 		account := []byte(app.ServiceAccount.Reveal())
-		p := fingerprintOf(app.Client, string(account), app.Package, app.Endpoint)
+		p := fingerprintOf(app.Client, string(account), app.Package, app.Endpoint, app.Privacy)
 		a := known[p]
 		if a == nil {
 			sender, err := fcm.New(fcm.Config{ServiceAccount: account, Endpoint: app.Endpoint, Now: now})
@@ -193,7 +194,7 @@ func makeFCM(cfg *config.Config, known map[fingerprint]*push.FCMApp, now func() 
 				found.problems = append(found.problems, fault(cfg, fmt.Sprintf("transports.fcm.apps[%d].service_account", i), err))
 				continue
 			}
-			a = &push.FCMApp{Match: matcher(app.Client), Project: projectOf(account), Package: app.Package, Sender: sender, Since: now()}
+			a = &push.FCMApp{Match: matcher(app.Client), Project: projectOf(account), Package: app.Package, Sender: sender, Privacy: own(app.Privacy), Since: now()}
 		}
 		apps, made[p] = append(apps, a), a
 	}
@@ -207,7 +208,7 @@ func makeAPNs(cfg *config.Config, known map[fingerprint]*push.APNsApp, now func(
 		key := fmt.Sprintf("transports.apns.apps[%d]", i)
 		files, field, err := readAPNs(app)
 		p := fingerprintOf(app.Client, app.Topic, app.Environment, app.Key.Reveal(), app.KeyID, app.TeamID, app.CertificatePassword.Reveal(),
-			app.URL, app.OtherURL, strconv.Itoa(app.Connections), string(files.certificate), string(files.ca))
+			app.URL, app.OtherURL, app.Privacy, strconv.Itoa(app.Connections), string(files.certificate), string(files.ca))
 		a := known[p]
 		if a == nil && err == nil {
 			a, field, err = newAPNs(app, files, now)
@@ -225,6 +226,14 @@ func makeAPNs(cfg *config.Config, known map[fingerprint]*push.APNsApp, now func(
 		apps, made[p] = append(apps, a), a
 	}
 	return apps, made
+}
+
+// own is the level that a transport or app has of its own; "" is none.
+func own(privacy string) push.Privacy {
+	if privacy == "inherit" {
+		return ""
+	}
+	return push.Privacy(privacy)
 }
 
 func matcher(pattern string) func(string) bool {
@@ -261,7 +270,7 @@ func readAPNs(app config.APNsApp) (files apnsFiles, field string, err error) {
 // newAPNs opens the credential of one app; field is the key at fault. With a certificate that has expired
 // there is an app all the same.
 func newAPNs(app config.APNsApp, files apnsFiles, now func() time.Time) (a *push.APNsApp, field string, err error) {
-	a = &push.APNsApp{Match: matcher(app.Client), Topic: app.Topic, Environment: app.Environment, Since: now()}
+	a = &push.APNsApp{Match: matcher(app.Client), Topic: app.Topic, Environment: app.Environment, Privacy: own(app.Privacy), Since: now()}
 	c := apns.Config{URL: app.URL, Environment: app.Environment, Topic: app.Topic, Connections: app.Connections, Now: now}
 	if files.ca != nil {
 		c.RootCAs = x509.NewCertPool()

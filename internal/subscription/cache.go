@@ -17,7 +17,8 @@ import (
 // maxCached bounds the users in the cache.
 const maxCached = 12288
 
-// For finds the live subscriptions of a user that want a topic and whose client may have pushes. A change by
+// For finds the live subscriptions of a user that want a topic, or may want it by a rule for folders, and
+// whose client may have pushes. A change by
 // another node, of which the bus lost the word, can stay unseen for 5 s. Tokens come without their body.
 // The result is the caller's.
 func (s *Store) For(ctx context.Context, u tenant.UserID, topic string) ([]Subscription, error) {
@@ -36,7 +37,8 @@ func (s *Store) For(ctx context.Context, u tenant.UserID, topic string) ([]Subsc
 	var wanting []Subscription
 	for _, sub := range subs {
 		expired := !sub.Expires.IsZero() && !sub.Expires.After(now)
-		if !expired && slices.Contains(sub.Topics, topic) && s.allowed(sub.Client) {
+		named := slices.Contains(sub.Topics, topic) || sub.Policy != nil && len(sub.Policy.Folders) > 0
+		if !expired && named && s.allowed(sub.Client) {
 			wanting = append(wanting, sub)
 		}
 	}

@@ -62,13 +62,21 @@ func (t Token) String() string { return t.Transport + " " + t.Target }
 
 // Subscription is one user on one device.
 type Subscription struct {
-	ID      string
-	User    tenant.UserID
-	Client  string
-	Token   Token // without Identity; Body only from Load
-	Topics  []string
-	Created time.Time
-	Expires time.Time // zero: never
+	ID     string
+	User   tenant.UserID
+	Client string
+	Token  Token // without Identity; Body only from Load
+	Topics []string
+	// Policy is nil when everything that the topics name alerts at once.
+	Policy *Policy
+	// Keys are what the device wants its notifications sealed with, as package push understands them; only
+	// from Load. HasKeys says whether there are any.
+	Keys    []byte `json:"-"`
+	HasKeys bool
+	// Accounts is how many users are on the device; only from Load.
+	Accounts int
+	Created  time.Time
+	Expires  time.Time // zero: never
 	// Device is the same for all subscriptions of one device. It never changes.
 	Device uint64
 	// Environment is the APNs environment that took the token when the configured one did not. Only from Load.
@@ -81,6 +89,10 @@ type Request struct {
 	Token   Token
 	Topics  []string
 	Expires time.Time
+	// Policy and Keys take the place of those that the subscription had; nil leaves them. A zero Policy and
+	// empty Keys take them away.
+	Policy *Policy
+	Keys   []byte
 }
 
 // Store keeps subscriptions and the listeners they want.
@@ -107,17 +119,22 @@ func New(d *db.DB, keys *seal.Keyring, allowed func(client string) bool, now fun
 func (s *Store) Allowed(client string) bool { return s.allowed(client) }
 
 const (
-	columns         = `id, context_id, user_id, client, transport, target, topics, created_ms, expires_ms, token_hash`
+	columns = `id, context_id, user_id, client, transport, target, topics, policy,
+		CASE WHEN device_key = '' THEN 0 ELSE 1 END, created_ms, expires_ms, token_hash`
 	sqlOtherOwners  = `DELETE FROM subscriptions WHERE transport = ? AND token_hash = ? AND device_hash <> ? AND NOT (context_id = ? AND user_id = ?) RETURNING context_id, user_id`
 	sqlCountDevices = `SELECT COUNT(*) FROM subscriptions WHERE context_id = ? AND user_id = ? AND NOT (transport = ? AND token_hash = ?)`
 	sqlPut          = `INSERT INTO subscriptions (id, context_id, user_id, client, transport, token_hash, token, target, device_hash,
-		topics, created_ms, renewed_ms, expires_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		topics, created_ms, renewed_ms, expires_ms, policy, device_key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (transport, token_hash, context_id, user_id) DO UPDATE SET client = excluded.client, token = excluded.token,
 		target = excluded.target, device_hash = excluded.device_hash, topics = excluded.topics, renewed_ms = excluded.renewed_ms,
-		expires_ms = excluded.expires_ms RETURNING ` + columns
-	sqlByUser        = `SELECT ` + columns + ` FROM subscriptions WHERE context_id = ? AND user_id = ? ORDER BY created_ms, id`
-	sqlAll           = `SELECT ` + columns + ` FROM subscriptions ORDER BY context_id, user_id, created_ms, id`
-	sqlLoad          = `SELECT ` + columns + `, token_hash, token, environment FROM subscriptions WHERE id = ?`
+		expires_ms = excluded.expires_ms, policy = CASE WHEN ? = 1 THEN excluded.policy ELSE subscriptions.policy END,
+		device_key = CASE WHEN ? = 1 THEN excluded.device_key ELSE subscriptions.device_key END RETURNING ` + columns
+	sqlByUser = `SELECT ` + columns + ` FROM subscriptions WHERE context_id = ? AND user_id = ? ORDER BY created_ms, id`
+	sqlAll    = `SELECT ` + columns + ` FROM subscriptions ORDER BY context_id, user_id, created_ms, id`
+	sqlLoad   = `SELECT ` + columns + `, token_hash, token, environment, device_key,
+		(SELECT COUNT(*) FROM subscriptions o WHERE o.transport = subscriptions.transport AND o.token_hash = subscriptions.token_hash)
+		FROM subscriptions WHERE id = ?`
+	sqlSetPolicy     = `UPDATE subscriptions SET policy = ? WHERE id = ? AND context_id = ? AND user_id = ? RETURNING ` + columns
 	sqlRemove        = `DELETE FROM subscriptions WHERE id = ? AND context_id = ? AND user_id = ?`
 	sqlRemoveGone    = `DELETE FROM subscriptions WHERE id = ? AND renewed_ms <= ? RETURNING context_id, user_id`
 	sqlFound         = `UPDATE subscriptions SET environment = ? WHERE id = ?`
@@ -139,6 +156,14 @@ func (s *Store) Subscribe(ctx context.Context, sess account.Session, req Request
 	}
 	transport, hash, u := req.Token.Transport, hashIdentity(req.Token), sess.User
 	sealed := s.keys.Seal(tokenOwner(transport, hash), req.Token.Body)
+	policy, err := encodePolicy(req.Policy)
+	if err != nil {
+		return Subscription{}, err
+	}
+	deviceKey := ""
+	if len(req.Keys) > 0 {
+		deviceKey = s.keys.Seal(keysOwner(transport, hash), req.Keys)
+	}
 	var sub Subscription
 	err = s.change(ctx, func(ctx context.Context, tx *db.Tx) ([]tenant.UserID, error) {
 		if err := tx.Lock(ctx, "device/"+transport+"/"+hash); err != nil {
@@ -160,7 +185,8 @@ func (s *Store) Subscribe(ctx context.Context, sess account.Session, req Request
 			return nil, ErrTooMany
 		}
 		err = scan(tx.QueryRow(ctx, sqlPut, idOf(transport, hash, u), u.Context, u.ID, req.Client, transport, hash, sealed, req.Token.Target,
-			sess.Device, string(topics), db.Millis(now), db.Millis(now), db.Millis(req.Expires)).Scan, &sub)
+			sess.Device, string(topics), db.Millis(now), db.Millis(now), db.Millis(req.Expires), policy, deviceKey,
+			flag(req.Policy != nil), flag(req.Keys != nil)).Scan, &sub)
 		return append(others, u), err
 	})
 	return sub, err
@@ -184,7 +210,54 @@ func (s *Store) check(req Request, now time.Time) error {
 	if !req.Expires.IsZero() && !req.Expires.After(now) {
 		return &tenant.InvalidError{Field: "expires", Problem: "is in the past"}
 	}
+	if req.Policy != nil {
+		return req.Policy.Check()
+	}
 	return nil
+}
+
+// SetPolicy changes the policy of a user's subscription. Errors are ErrNotFound and *tenant.InvalidError.
+func (s *Store) SetPolicy(ctx context.Context, u tenant.UserID, id string, p Policy) (sub Subscription, err error) {
+	if !isID(id) {
+		return Subscription{}, ErrNotFound
+	}
+	if err := p.Check(); err != nil {
+		return Subscription{}, err
+	}
+	policy, err := encodePolicy(&p)
+	if err != nil {
+		return Subscription{}, err
+	}
+	err = s.change(ctx, func(ctx context.Context, tx *db.Tx) ([]tenant.UserID, error) {
+		err := scan(tx.QueryRow(ctx, sqlSetPolicy, policy, id, u.Context, u.ID).Scan, &sub)
+		if errors.Is(err, sql.ErrNoRows) {
+			err = ErrNotFound
+		}
+		return []tenant.UserID{u}, err
+	})
+	return sub, err
+}
+
+// encodePolicy is the column of a policy: "" for one that wants nothing special.
+func encodePolicy(p *Policy) (string, error) {
+	if p == nil {
+		return "", nil
+	}
+	raw, err := json.Marshal(p)
+	if err != nil {
+		return "", fmt.Errorf("encode policy: %w", err)
+	}
+	if string(raw) == "{}" {
+		return "", nil
+	}
+	return string(raw), nil
+}
+
+func flag(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // hashIdentity is a device's look-up key. Tokens are long and random, so a plain hash hides them.
@@ -201,6 +274,8 @@ func DeviceOf(tokenHash string) uint64 {
 
 func tokenOwner(transport, hash string) string { return "token/" + transport + "/" + hash }
 
+func keysOwner(transport, hash string) string { return "keys/" + transport + "/" + hash }
+
 // idOf makes the id of a user's subscription on a device: the same when the device comes back after it was
 // removed, so that its trace goes on and the provider sees the slots it knows.
 func idOf(transport, hash string, u tenant.UserID) string {
@@ -215,22 +290,29 @@ func isID(s string) bool {
 }
 
 func scan(scan func(...any) error, v *Subscription, more ...any) error {
-	var topics, hash string
-	var created, expires int64
+	var topics, policy, hash string
+	var keys, created, expires int64
 	err := scan(append([]any{
-		&v.ID, &v.User.Context, &v.User.ID, &v.Client, &v.Token.Transport, &v.Token.Target, &topics, &created, &expires, &hash,
+		&v.ID, &v.User.Context, &v.User.ID, &v.Client, &v.Token.Transport, &v.Token.Target, &topics, &policy, &keys, &created, &expires, &hash,
 	}, more...)...)
 	if err != nil {
 		return err
 	}
-	v.Created, v.Expires, v.Device = db.Time(created), db.Time(expires), DeviceOf(hash)
+	v.HasKeys, v.Created, v.Expires, v.Device = keys == 1, db.Time(created), db.Time(expires), DeviceOf(hash)
 	// Thousands of subscriptions are held that say the same.
 	v.Client, v.Token.Transport = unique.Make(v.Client).Value(), unique.Make(v.Token.Transport).Value()
 	if topics == usualTopics {
 		v.Topics = []string{TopicNewMail}
+	} else if err := json.Unmarshal([]byte(topics), &v.Topics); err != nil {
+		return fmt.Errorf("decode topics: %w", err)
+	}
+	if v.Policy = nil; policy == "" {
 		return nil
 	}
-	return json.Unmarshal([]byte(topics), &v.Topics)
+	if err := json.Unmarshal([]byte(policy), &v.Policy); err != nil {
+		return fmt.Errorf("decode policy: %w", err)
+	}
+	return nil
 }
 
 // usualTopics are the topics of nearly all subscriptions, as their column has them.
@@ -283,8 +365,8 @@ func (s *Store) Load(ctx context.Context, id string) (Subscription, error) {
 		return Subscription{}, ErrNotFound
 	}
 	var sub Subscription
-	var hash, sealed string
-	err := scan(s.db.QueryRow(ctx, sqlLoad, id).Scan, &sub, &hash, &sealed, &sub.Environment)
+	var hash, sealed, deviceKey string
+	err := scan(s.db.QueryRow(ctx, sqlLoad, id).Scan, &sub, &hash, &sealed, &sub.Environment, &deviceKey, &sub.Accounts)
 	if errors.Is(err, sql.ErrNoRows) {
 		return Subscription{}, ErrNotFound
 	} else if err != nil {
@@ -292,6 +374,11 @@ func (s *Store) Load(ctx context.Context, id string) (Subscription, error) {
 	}
 	if sub.Token.Body, err = s.keys.Open(tokenOwner(sub.Token.Transport, hash), sealed); err != nil {
 		return Subscription{}, fmt.Errorf("open token of subscription %s: %w", id, err)
+	}
+	if deviceKey != "" {
+		if sub.Keys, err = s.keys.Open(keysOwner(sub.Token.Transport, hash), deviceKey); err != nil {
+			return Subscription{}, fmt.Errorf("open device keys of subscription %s: %w", id, err)
+		}
 	}
 	return sub, nil
 }

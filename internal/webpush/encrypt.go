@@ -29,16 +29,19 @@ const (
 	nonceInfo     = "Content-Encoding: nonce\x00"     // RFC 8188 section 2.3
 )
 
-// encrypt returns the request body for plain: the aes128gcm header and one record (RFC 8291 section 4).
-// Key pair and salt are new for each message, as section 3.1 and RFC 8188 section 3 demand. The two
-// P-256 operations are nearly all of its cost.
-func encrypt(sub Subscription, plain []byte) ([]byte, error) {
-	receiver, err := ecdh.P256().NewPublicKey(sub.P256dh)
+// Encrypt returns plain as the aes128gcm header and one record (RFC 8291 section 4), which is the body of
+// a push request, and as good on any other way to a device. Key pair and salt are new for each message,
+// as section 3.1 and RFC 8188 section 3 demand. The two P-256 operations are nearly all of its cost.
+func Encrypt(keys Keys, plain []byte) ([]byte, error) {
+	receiver, err := ecdh.P256().NewPublicKey(keys.P256dh)
 	if err != nil {
-		return nil, fmt.Errorf("read the subscription's public key: %w", err)
+		return nil, fmt.Errorf("read the receiver's public key: %w", err)
 	}
-	if len(sub.Auth) != authSize {
-		return nil, fmt.Errorf("the subscription's auth secret has %d bytes, not %d", len(sub.Auth), authSize)
+	if len(keys.Auth) != authSize {
+		return nil, fmt.Errorf("the receiver's auth secret has %d bytes, not %d", len(keys.Auth), authSize)
+	}
+	if len(plain) > MaxBody {
+		return nil, fmt.Errorf("%d bytes of plaintext, at most %d fit", len(plain), MaxBody)
 	}
 	sender, err := ecdh.P256().GenerateKey(rand.Reader)
 	if err != nil {
@@ -46,8 +49,11 @@ func encrypt(sub Subscription, plain []byte) ([]byte, error) {
 	}
 	var salt [saltSize]byte
 	_, _ = rand.Read(salt[:]) // never fails
-	return sealRecord(receiver, sub.Auth, sender, salt, plain, paddedSize(len(plain)))
+	return sealRecord(receiver, keys.Auth, sender, salt, plain, paddedSize(len(plain)))
 }
+
+// EncryptedSize returns how many bytes Encrypt makes of n.
+func EncryptedSize(n int) int { return headerSize + paddedSize(n) + tagSize }
 
 // paddedSize returns how many bytes of content, the delimiter included, a plaintext of n bytes becomes.
 // Without padding the push service reads the exact length of sender and subject off each message, which

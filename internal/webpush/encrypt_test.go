@@ -42,7 +42,7 @@ func newReceiver(t testing.TB) receiver {
 }
 
 func (r receiver) subscription(endpoint string) Subscription {
-	return Subscription{Endpoint: endpoint, P256dh: r.key.PublicKey().Bytes(), Auth: r.auth}
+	return Subscription{Endpoint: endpoint, Keys: Keys{P256dh: r.key.PublicKey().Bytes(), Auth: r.auth}}
 }
 
 // decrypt is written from the text of RFC 8188 section 2 and RFC 8291 section 3.4, on HMAC alone, so that
@@ -141,11 +141,11 @@ func TestEncryptSizes(t *testing.T) {
 		{3992, 3994},
 		{MaxBody, 3994},
 	} {
-		body, err := encrypt(sub, plain[:c.n])
+		body, err := Encrypt(sub.Keys, plain[:c.n])
 		if err != nil {
 			t.Fatalf("encrypt %d bytes: %v", c.n, err)
 		}
-		if want := 86 + c.size + 16; len(body) != want || want > 4096 {
+		if want := 86 + c.size + 16; len(body) != want || want > 4096 || EncryptedSize(c.n) != want {
 			t.Errorf("%d bytes became %d, want %d", c.n, len(body), want)
 		}
 		if back, err := r.decrypt(body); err != nil || !bytes.Equal(back, plain[:c.n]) {
@@ -158,7 +158,7 @@ func TestEncryptIsFreshEachTime(t *testing.T) {
 	sub := newReceiver(t).subscription("")
 	salts, senders := map[string]bool{}, map[string]bool{}
 	for range 50 {
-		body, err := encrypt(sub, []byte("same"))
+		body, err := Encrypt(sub.Keys, []byte("same"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -173,13 +173,13 @@ func TestEncryptRefusesBadKeys(t *testing.T) {
 	good := newReceiver(t).subscription("")
 	off := bytes.Clone(good.P256dh)
 	off[64] ^= 1
-	for name, sub := range map[string]Subscription{
+	for name, keys := range map[string]Keys{
 		"no key":        {Auth: good.Auth},
 		"off the curve": {P256dh: off, Auth: good.Auth},
 		"infinity":      {P256dh: []byte{0}, Auth: good.Auth},
 		"short auth":    {P256dh: good.P256dh, Auth: good.Auth[:15]},
 	} {
-		if _, err := encrypt(sub, nil); err == nil {
+		if _, err := Encrypt(keys, nil); err == nil {
 			t.Errorf("%s: encrypted", name)
 		}
 	}
@@ -195,7 +195,7 @@ func BenchmarkEncrypt(b *testing.B) {
 			plain := make([]byte, size)
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := encrypt(sub, plain); err != nil {
+				if _, err := Encrypt(sub.Keys, plain); err != nil {
 					b.Fatal(err)
 				}
 				if _, err := s.vapid.authorization("https://push.example.com", s.now()); err != nil {

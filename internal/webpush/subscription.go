@@ -19,9 +19,20 @@ const (
 // Subscription is where to send and for whom to encrypt.
 type Subscription struct {
 	Endpoint string // the push resource URL
-	P256dh   []byte // the receiver's public key: an uncompressed point on P-256, 65 bytes
-	Auth     []byte // the shared secret, 16 bytes
+	Keys
 }
+
+// Keys are for whom to encrypt.
+type Keys struct {
+	P256dh []byte // the receiver's public key: an uncompressed point on P-256, 65 bytes
+	Auth   []byte // the shared secret, 16 bytes
+}
+
+// LogValue returns nothing of them.
+func (Keys) LogValue() slog.Value { return slog.StringValue("keys") }
+
+// String returns nothing of them.
+func (Keys) String() string { return "keys" }
 
 // String returns only the endpoint's origin.
 func (s Subscription) String() string {
@@ -53,11 +64,8 @@ func ParseSubscription(text []byte) (Subscription, error) {
 		return Subscription{}, &FieldError{"token", "is longer than 4096 bytes"}
 	}
 	var in *struct {
-		Endpoint string `json:"endpoint"`
-		Keys     struct {
-			P256dh string `json:"p256dh"`
-			Auth   string `json:"auth"`
-		} `json:"keys"`
+		Endpoint string   `json:"endpoint"`
+		Keys     keysJSON `json:"keys"`
 	}
 	if err := json.Unmarshal(text, &in); err != nil {
 		field := "token"
@@ -80,18 +88,41 @@ func ParseSubscription(text []byte) (Subscription, error) {
 		}
 		return Subscription{}, &FieldError{"token.endpoint", problem}
 	}
-	var problem string
-	if sub.P256dh, problem = decodeKey(in.Keys.P256dh, keySize); problem != "" {
-		return Subscription{}, &FieldError{"token.keys.p256dh", problem}
-	}
-	// NewPublicKey takes the uncompressed form only, and no point off the curve.
-	if _, err := ecdh.P256().NewPublicKey(sub.P256dh); err != nil {
-		return Subscription{}, &FieldError{"token.keys.p256dh", "is not an uncompressed point on P-256"}
-	}
-	if sub.Auth, problem = decodeKey(in.Keys.Auth, authSize); problem != "" {
-		return Subscription{}, &FieldError{"token.keys.auth", problem}
+	var err error
+	if sub.Keys, err = in.Keys.decode("token.keys"); err != nil {
+		return Subscription{}, err
 	}
 	return sub, nil
+}
+
+// keysJSON is the form of keys in a browser's PushSubscription.
+type keysJSON struct {
+	P256dh string `json:"p256dh"`
+	Auth   string `json:"auth"`
+}
+
+// ParseKeys reads {"p256dh": "…", "auth": "…"}, the member "keys" of a request. Its errors are *FieldError.
+func ParseKeys(text []byte) (Keys, error) {
+	var in *keysJSON
+	if err := json.Unmarshal(text, &in); err != nil || in == nil {
+		return Keys{}, &FieldError{"keys", `is not an object {"p256dh": "…", "auth": "…"}`}
+	}
+	return in.decode("keys")
+}
+
+func (in keysJSON) decode(field string) (k Keys, err error) {
+	var problem string
+	if k.P256dh, problem = decodeKey(in.P256dh, keySize); problem != "" {
+		return Keys{}, &FieldError{field + ".p256dh", problem}
+	}
+	// NewPublicKey takes the uncompressed form only, and no point off the curve.
+	if _, err := ecdh.P256().NewPublicKey(k.P256dh); err != nil {
+		return Keys{}, &FieldError{field + ".p256dh", "is not an uncompressed point on P-256"}
+	}
+	if k.Auth, problem = decodeKey(in.Auth, authSize); problem != "" {
+		return Keys{}, &FieldError{field + ".auth", problem}
+	}
+	return k, nil
 }
 
 // decodeKey reads base64url with or without padding.

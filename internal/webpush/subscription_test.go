@@ -111,11 +111,44 @@ func FuzzParseSubscription(f *testing.F) {
 			}
 			return
 		}
-		if _, err := encrypt(sub, []byte("x")); err != nil {
+		if _, err := Encrypt(sub.Keys, []byte("x")); err != nil {
 			t.Fatalf("accepted, but cannot be encrypted for: %v", err)
 		}
 		if origin := sub.String(); !strings.HasPrefix(origin, "http") || strings.Count(origin, "/") != 2 {
 			t.Fatalf("accepted %q with origin %q", sub.Endpoint, origin)
+		}
+	})
+}
+
+func TestParseKeys(t *testing.T) {
+	text := func(p256dh, auth string) string { return fmt.Sprintf(`{"p256dh":%q,"auth":%q}`, p256dh, auth) }
+	keys, err := ParseKeys([]byte(text(rfcP256dh, rfcAuth)))
+	if err != nil || len(keys.P256dh) != 65 || len(keys.Auth) != 16 {
+		t.Errorf("good keys: %v", err)
+	}
+	for in, field := range map[string]string{
+		`null`: "keys", `[]`: "keys", `{"p256dh":7}`: "keys", `{}`: "keys.p256dh", text("", rfcAuth): "keys.p256dh",
+		text(rfcP256dh, ""): "keys.auth", text(rfcAuth, rfcAuth): "keys.p256dh", text("A"+rfcP256dh[1:], rfcAuth): "keys.p256dh",
+	} {
+		var wrong *FieldError
+		if _, err := ParseKeys([]byte(in)); !errors.As(err, &wrong) || wrong.Field != field {
+			t.Errorf("%s: %v, want a fault of %s", in, err, field)
+		}
+	}
+	if shown := fmt.Sprint(keys) + fmt.Sprintf("%v", keys.LogValue()); strings.Contains(shown, fmt.Sprint(keys.Auth[0])) {
+		t.Errorf("keys are shown: %s", shown)
+	}
+}
+
+func FuzzParseKeys(f *testing.F) {
+	f.Add([]byte(fmt.Sprintf(`{"p256dh":%q,"auth":%q}`, rfcP256dh, rfcAuth)))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		keys, err := ParseKeys(text)
+		if err != nil {
+			return
+		}
+		if _, err := Encrypt(keys, []byte("x")); err != nil {
+			t.Errorf("keys that were taken cannot be used: %v", err)
 		}
 	})
 }

@@ -126,7 +126,7 @@ func (s *Sender) Send(ctx context.Context, sub Subscription, m Message) outcome.
 	if err != nil {
 		return outcome.Outcome{Kind: outcome.Refused, Reason: "bad_endpoint", Err: err}
 	}
-	body, err := encrypt(sub, m.Body)
+	body, err := Encrypt(sub.Keys, m.Body)
 	if err != nil {
 		return outcome.Outcome{Kind: outcome.Refused, Reason: "bad_keys", Err: err}
 	}

@@ -158,7 +158,7 @@ func TestSendRefusesWhatCannotBeSent(t *testing.T) {
 		"bad_urgency":     {good, Message{Urgency: "urgent"}},
 		"bad_topic":       {good, Message{Topic: "mail new"}},
 		"bad_endpoint":    {r.subscription("https://push.example.com/secret#f"), Message{}},
-		"bad_keys":        {Subscription{Endpoint: good.Endpoint, P256dh: make([]byte, 65), Auth: good.Auth}, Message{}},
+		"bad_keys":        {Subscription{Endpoint: good.Endpoint, Keys: Keys{P256dh: make([]byte, 65), Auth: good.Auth}}, Message{}},
 		"refused_address": {r.subscription("https://127.0.0.1/secret"), Message{}},
 	} {
 		o := s.Send(t.Context(), c.sub, c.m)

@@ -64,3 +64,13 @@ CREATE TABLE freezes (
     since_ms   BIGINT NOT NULL,
     PRIMARY KEY (transport, credential)
 );
+
+-- subscription; what the device wants to be told (JSON, '' is everything at once), and the sealed keys of its
+-- app
+ALTER TABLE subscriptions ADD COLUMN policy TEXT NOT NULL DEFAULT '';
+ALTER TABLE subscriptions ADD COLUMN device_key TEXT NOT NULL DEFAULT '';
+
+-- push; when the device was last shown or told something, and the message whose notification it shows, as far as
+-- we know (JSON, '' is none)
+ALTER TABLE slots ADD COLUMN told_ms BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE slots ADD COLUMN shown TEXT NOT NULL DEFAULT '';
