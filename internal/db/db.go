@@ -90,7 +90,7 @@ func (d *DB) openSQLite(ctx context.Context, path string) error {
 	dsn := "file:" + strings.NewReplacer("%", "%25", "?", "%3f", "#", "%23").Replace(path) +
 		"?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)" +
 		"&_pragma=foreign_keys(1)"
-	pool, err := sql.Open("sqlite", dsn+"&_pragma=cache_size(-8192)")
+	pool, err := sql.Open("sqlite", dsn+"&_pragma=cache_size(-4096)")
 	if err != nil {
 		return fmt.Errorf("open database: %w", err)
 	}
@@ -98,7 +98,7 @@ func (d *DB) openSQLite(ctx context.Context, path string) error {
 	if err := pool.PingContext(ctx); err != nil {
 		return errors.Join(fmt.Errorf("open database %s: %w", path, err), pool.Close())
 	}
-	if d.reads, err = sql.Open("sqlite", dsn+"&_pragma=query_only(1)&_pragma=cache_size(-2048)"); err != nil {
+	if d.reads, err = sql.Open("sqlite", dsn+"&_pragma=query_only(1)&_pragma=cache_size(-1024)"); err != nil {
 		return errors.Join(fmt.Errorf("open database: %w", err), pool.Close())
 	}
 	d.writer = &writer{pool: pool}
