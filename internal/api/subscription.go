@@ -1,11 +1,13 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/account"
@@ -25,8 +27,8 @@ type subscribeRequest struct {
 	Token     json.RawMessage `json:"token"`
 	Expires   json.RawMessage `json:"expires"`
 	// Policy and Keys are left as they were when missing or null.
-	Policy *subscription.Policy `json:"policy"`
-	Keys   json.RawMessage      `json:"keys"`
+	Policy json.RawMessage `json:"policy"`
+	Keys   json.RawMessage `json:"keys"`
 }
 
 type subscriptionView struct {
@@ -112,7 +114,9 @@ func (a *API) subscribeRequest(r *http.Request, sess account.Session) (subscript
 	case err != nil:
 		return subscription.Request{}, err
 	}
-	req.Policy = body.Policy
+	if req.Policy, err = readPolicy(body.Policy); err != nil {
+		return subscription.Request{}, err
+	}
 	if body.Keys != nil && string(body.Keys) != "null" {
 		if req.Keys, err = push.ParseKeys(body.Keys); errors.As(err, &wrong) {
 			return subscription.Request{}, problem.InField(wrong.Field, wrong.Problem)
@@ -130,21 +134,47 @@ func (a *API) changeSubscription(r *http.Request) (int, any, error) {
 		return 0, nil, err
 	}
 	var body struct {
-		Policy *subscription.Policy `json:"policy"`
+		Policy json.RawMessage `json:"policy"`
 	}
 	if err := decode(r, &body); err != nil {
 		return 0, nil, err
 	}
-	if body.Policy == nil {
+	policy, err := readPolicy(body.Policy)
+	if err != nil {
+		return 0, nil, err
+	}
+	if policy == nil {
 		return 0, nil, problem.InField("policy", "is missing")
 	}
-	sub, err := a.Subscriptions.SetPolicy(r.Context(), sess.User, r.PathValue("id"), *body.Policy)
+	sub, err := a.Subscriptions.SetPolicy(r.Context(), sess.User, r.PathValue("id"), *policy)
 	if err != nil {
 		return 0, nil, err
 	}
 	a.Push.Reconsider(sub)
 	view, err := a.view(r.Context(), sub, false)
 	return http.StatusOK, view, err
+}
+
+// readPolicy reads a policy; nil is none. Unlike the rest of a request it may have no member that we do not
+// know: who writes "vip" for "vips" would wait in vain.
+func readPolicy(raw json.RawMessage) (*subscription.Policy, error) {
+	if raw == nil || string(raw) == "null" {
+		return nil, nil
+	}
+	var p subscription.Policy
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.DisallowUnknownFields()
+	err := d.Decode(&p)
+	if err == nil {
+		return &p, nil
+	}
+	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return nil, problem.InField(strings.TrimSuffix("policy."+wrong.Field, "."), "must not be a "+wrong.Value)
+	}
+	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok { // it has no type
+		return nil, problem.InField("policy", "has no member "+name)
+	}
+	return nil, problem.InField("policy", "is not a policy")
 }
 
 // parseExpires reads an RFC 3339 time, or milliseconds since 1970 as the original system had; null, 0

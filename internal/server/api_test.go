@@ -66,6 +66,8 @@ func TestSubscriptionRefusals(t *testing.T) {
 		{"time zone of another type", map[string]any{"policy": map[string]any{"quiet_hours": map[string]any{"time_zone": 1}}}, "policy.quiet_hours.time_zone"},
 		{"unknown time zone", map[string]any{"policy": map[string]any{"quiet_hours": map[string]any{"time_zone": "Mars/Olympus"}}}, "policy.quiet_hours.time_zone"},
 		{"rule without a level", map[string]any{"policy": map[string]any{"folders": []any{map[string]any{"folder": "x"}}}}, "policy.folders[0].notify"},
+		{"misspelt member of a policy", map[string]any{"policy": map[string]any{"vip": []string{"boss@example.org"}}}, "policy"},
+		{"misspelt member of a rule", map[string]any{"policy": map[string]any{"folders": []any{map[string]any{"name": "x"}}}}, "policy"},
 		{"keys of another type", map[string]any{"keys": []string{"x"}}, "keys"},
 		{"half the keys", map[string]any{"keys": map[string]any{"p256dh": "x"}}, "keys.p256dh"},
 	} {
