@@ -46,8 +46,13 @@ func newBlocks(authority string) *blocks {
 	return b
 }
 
-// setTableSize follows the peer's SETTINGS_HEADER_TABLE_SIZE. More than the default is not used.
+// setTableSize follows the peer's SETTINGS_HEADER_TABLE_SIZE downwards. A table that grows again after it
+// shrank would need two size updates in one block (RFC 7541 section 4.2), at the second of which some
+// decoders give up, that of x/net among them.
 func (b *blocks) setTableSize(v uint32) {
+	if v >= b.enc.MaxDynamicTableSize() {
+		return
+	}
 	b.enc.SetMaxDynamicTableSize(v)
 	b.known = b.known[:0]
 }
