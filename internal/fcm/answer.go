@@ -86,9 +86,10 @@ func judge(status int, retryAfter string, body []byte, token string, now time.Ti
 	e := parseError(body)
 	r := byStatus(status)
 	known := false
-	for _, code := range []string{e.code, e.status} {
+	for i, code := range []string{e.code, e.status} {
 		for _, line := range rows {
-			if !known && line.status == status && line.code == code {
+			// A token is gone by FCM's own word only, and that is the first.
+			if !known && line.status == status && line.code == code && (i == 0 || line.kind != outcome.Gone) {
 				r, known = line, true
 			}
 		}

@@ -160,7 +160,7 @@ func testNodes(t *testing.T, url string, lease time.Duration, dies bool) {
 func TestDeadNode(t *testing.T) {
 	onEachEngine(t, func(t *testing.T, url string) {
 		t.Parallel()
-		const users, lease = 5, 2 * time.Second
+		const users, lease = 5, 4 * time.Second
 		r := newRig(t, url, users)
 		never := newScript("apns", func(ctx context.Context, _ Notification, _ int) outcome.Outcome {
 			<-ctx.Done()
@@ -182,9 +182,9 @@ func TestDeadNode(t *testing.T) {
 		killed := time.Now()
 		must(t, a.DB.Close()) // it can say no more
 		r.accept(b, 1)        // the owner is dead, and nobody knows
-		within(t, 20*time.Second, "the other node sends", func() bool { return provider.count() == users })
-		// It may have beaten just before, and the other looks every quarter of a lease.
-		if took := time.Since(killed); took < lease/2 || took > 3*lease {
+		within(t, 10*lease, "the other node sends", func() bool { return provider.count() == users })
+		// It may have beaten just before. How much later than a lease it is, the machine decides.
+		if took := time.Since(killed); took < lease/2 {
 			t.Errorf("taken over after %v", took)
 		}
 		want(t, "sent", provider.sent("phone1"), []int64{2})
@@ -208,15 +208,18 @@ func TestNodeLeaves(t *testing.T) {
 		a, b := r.node("a", lease, providerA), r.node("b", lease, providerB)
 		stopA := r.start(a)
 		stopB := r.start(b)
-		within(t, lease, "they see each other", func() bool {
+		within(t, 5*lease, "they see each other", func() bool {
 			var beats int
 			must(t, r.db.QueryRow(t.Context(), "SELECT COUNT(*) FROM nodes WHERE beat > 0").Scan(&beats))
 			return beats == 2
 		})
 		_ = r.mail(a, 1, Input{}, false) // committed, and never woken
 		stopA()
-		within(t, lease/2, "the other node sends", func() bool { return providerB.count() == 1 })
-		within(t, lease, "settled", func() bool { return !r.pending(b, sub) })
+		var left int
+		must(t, r.db.QueryRow(t.Context(), "SELECT COUNT(*) FROM nodes WHERE id = 'a'").Scan(&left))
+		want(t, "rows of a node that has left, for whose end others would wait", left, 0)
+		within(t, 5*lease, "the other node sends", func() bool { return providerB.count() == 1 })
+		within(t, 5*lease, "settled", func() bool { return !r.pending(b, sub) })
 		stopB()
 
 		_ = r.mail(a, 1, Input{}, false)
@@ -224,10 +227,9 @@ func TestNodeLeaves(t *testing.T) {
 			_, err := tx.Exec(ctx, sqlJoin, "a", "crashed")
 			return err
 		})
-		begin := time.Now()
-		r.start(r.node("a", lease, providerA))
-		within(t, lease*3/4, "it sends its own after a crash", func() bool { return providerA.count() == 1 })
-		t.Logf("sent %v after the start", time.Since(begin))
+		const long = 5 * time.Minute // nobody waits for its end here
+		r.start(r.node("a", long, providerA))
+		within(t, long/10, "it sends its own after a crash", func() bool { return providerA.count() == 1 })
 	})
 }
 
