@@ -75,9 +75,6 @@ func (d *Dispatcher) Dispatch(ctx context.Context, ev event.Event) (Result, erro
 	}
 	ms := db.Millis(now)
 	known, _ := d.states.get(user)
-	if _, fresh, _ := known.with(ev, ms); !fresh { // what is behind knows too little, never too much
-		return stale, nil
-	}
 	var next state
 	var fresh bool
 	var due []push.Due
@@ -106,6 +103,9 @@ func (d *Dispatcher) Dispatch(ctx context.Context, ev event.Event) (Result, erro
 	case err != nil:
 		d.states.drop(user)
 		return "", err
+	}
+	if next.version < known.version { // added again
+		d.states.drop(user)
 	}
 	d.states.put(user, next)
 	if !fresh || len(due) == 0 {
@@ -156,18 +156,19 @@ func (d *Dispatcher) enqueue(ctx context.Context, tx *db.Tx, p plan, ev event.Ev
 // one in the table. When that one has the event, it is not fresh and nothing is written.
 func advance(ctx context.Context, tx *db.Tx, u tenant.UserID, known state, ev event.Event, ms int64,
 ) (before, next state, fresh, older bool, err error) {
-	for {
+	for remembered := true; ; remembered = false {
 		next, fresh, older = known.with(ev, ms)
-		if !fresh {
+		if fresh {
+			if ok, err := replace(ctx, tx, u, next); ok || err != nil {
+				return known, next, true, older, err
+			}
+		} else if !remembered { // memory alone is not believed: the user may have been removed and added again
 			return known, next, false, false, nil
-		}
-		if ok, err := replace(ctx, tx, u, next); ok || err != nil {
-			return known, next, true, older, err
 		}
 		if known, err = read(ctx, tx, u); err != nil {
 			return state{}, state{}, false, false, err
 		}
-		if next.version == 1 && known.version == 0 { // neither added nor there: the user is gone
+		if fresh && next.version == 1 && known.version == 0 { // neither added nor there: the user is gone
 			return state{}, state{}, false, false, errUnwanted
 		}
 	}

@@ -340,3 +340,24 @@ func TestNothingHappensOnError(t *testing.T) {
 	}
 	r.expect(t, mail(1, 1, 2), Queued)
 }
+
+// TestUserAddedAgain: what memory holds of a removed user says nothing of one who is given his id.
+func TestUserAddedAgain(t *testing.T) {
+	onEachEngine(t, func(t *testing.T, r *rig) {
+		r.subscribe(1, "app", "phone", "mail:new")
+		for uid := range uint32(5) {
+			r.expect(t, mail(1, 7, uid+1), Queued)
+		}
+		exec := func(query string) {
+			must(t, r.db.Write(t.Context(), func(ctx context.Context, tx *db.Tx) error { _, err := tx.Exec(ctx, query); return err }))
+		}
+		exec("DELETE FROM users WHERE id = 1")
+		exec("INSERT INTO users (context_id, id, login, login_key, mailhost, created_ms) VALUES (1, 1, 'eve', 'eve', 'h', 0)")
+		r.subscribe(1, "app", "phone of another", "mail:new")
+		r.expect(t, mail(1, 7, 5), Queued)
+		r.expect(t, mail(1, 7, 5), Duplicate)
+		if st, _ := r.states.get(tenant.UserID{Context: 1, ID: 1}); st.version != 1 {
+			t.Errorf("version %d is remembered, want 1", st.version)
+		}
+	})
+}
