@@ -107,6 +107,21 @@ const (
 	sqlCredential = `SELECT sealed FROM credentials WHERE context_id = ? AND user_id = ?`
 )
 
+// Reason says in a sentence, for the operator, why Dial could not sign in.
+func Reason(err error) string {
+	switch {
+	case errors.Is(err, ErrNoCredential):
+		return "waiting for sign-in: no password is stored"
+	case errors.Is(err, ErrBadLogin):
+		return "the mail server rejects the stored password: the user must sign in again"
+	case errors.Is(err, imap.ErrInsecure):
+		return "the connection to the mail server is not safe enough for a password"
+	case errors.Is(err, ErrMailServer):
+		return "the mail server cannot be reached; it is tried again"
+	}
+	return "the stored password cannot be read: the operator finds the cause in the log"
+}
+
 func credentialOwner(id tenant.UserID) string { return "credential/" + id.String() }
 
 // Dial connects to the user's mail server and logs in with the stored password. Errors are

@@ -210,7 +210,7 @@ var rows = []string{
 	`INSERT INTO sessions VALUES ('0123456789abcdef', 'th', 1, 3, 'app', 'dh', '192.0.2.1', 1790000000000, 1790000000000, 1790000000000)`,
 	`INSERT INTO credentials VALUES (1, 3, 'v1.00000000.AAAA', 1790000000000)`,
 	`INSERT INTO subscriptions VALUES ('s1', 1, 3, 'app', 'apns', 'kh', 'v1.00000000.AAAA', '…beef', 'dh', '["mail:new"]', 1790000000000, 1790000000000, 0, 'sandbox', '', '')`,
-	`INSERT INTO listeners VALUES (1, 3, 1, 'registered', '', 0, 1790000000000, 1790000000000)`,
+	`INSERT INTO listeners VALUES (1, 3, 1, 'registered', '', 0, 1790000000000, 1790000000000, 1790000000000, 1790000000000, 1)`,
 	`INSERT INTO states VALUES (1, 3, 7, '[{"f":"INBOX","v":4294967295,"u":4294967295,"s":18446744073709551615,"t":1790000000000}]')`,
 	`INSERT INTO slots VALUES ('s1', 'mail', 7, 6, '{}', 1, 2, 1790000000000, 1790000000000, 1790000000000, 1, 1790000000000, 0, 'n1', 1790000000000, '')`,
 	`INSERT INTO outcomes VALUES ('s1', 1, 6, 1, 'delivered', 200, '', 'id', 1790000000000, 1790000000000, 1790000000000, 0)`,

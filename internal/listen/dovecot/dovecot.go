@@ -101,18 +101,8 @@ func unsupported(err error) Status {
 // connect logs in as the user, or says why not.
 func (s *Source) connect(ctx context.Context, u tenant.User) (*imap.Client, Status) {
 	c, err := s.Accounts.Dial(ctx, u)
-	switch {
-	case err == nil:
-	case errors.Is(err, account.ErrNoCredential):
-		return nil, Status{subscription.Pending, "waiting for sign-in: no password is stored", err}
-	case errors.Is(err, account.ErrBadLogin):
-		return nil, Status{subscription.Pending, "the mail server rejects the stored password: the user must sign in again", err}
-	case errors.Is(err, imap.ErrInsecure):
-		return nil, Status{subscription.Pending, "the connection to the mail server is not safe enough for a password", err}
-	case errors.Is(err, account.ErrMailServer):
-		return nil, Status{subscription.Pending, "the mail server cannot be reached; it is tried again", err}
-	default: // the store, or a password that our key does not open
-		return nil, Status{subscription.Pending, "the stored password cannot be read: the operator finds the cause in the log", err}
+	if err != nil {
+		return nil, Status{subscription.Pending, account.Reason(err), err}
 	}
 	// Dovecot announces METADATA only after login, and only where it is enabled.
 	if !c.Has("METADATA") && !c.Has("METADATA-SERVER") {
