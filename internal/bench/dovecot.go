@@ -148,7 +148,7 @@ func (r *runner) startDovecot(ctx context.Context, users int, notify []string) (
 	if err != nil || !strings.HasPrefix(string(version), "2.3.") {
 		return nil, fmt.Errorf("%w (%s is version %q)", errMissing, program, bytes.TrimSpace(version))
 	}
-	ports, err := freePorts(ctx, 3)
+	ports, err := r.freePorts(ctx, 3)
 	if err != nil {
 		return nil, err
 	}

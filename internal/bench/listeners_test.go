@@ -2,6 +2,8 @@ package bench
 
 import (
 	"context"
+	"errors"
+	"os"
 	"testing"
 	"time"
 
@@ -48,5 +50,46 @@ func TestMailServer(t *testing.T) {
 	t.Logf("%+v", s)
 	if err != nil || s.Logins != 8 || s.Refused != 0 || s.Commands["EXAMINE"] != 8 {
 		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+// TestPeers starts the real servers of a fleet and delivers a mail.
+func TestPeers(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	r := testRunner(t)
+	t.Cleanup(func() {
+		for _, dir := range r.clean {
+			if err := os.RemoveAll(dir); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	f, err := r.newFleet(ctx, fleetConfig{Nodes: 2, Users: 5, Stored: true, Host: seedHost{MasterLogin: masterLogin, MasterPassword: masterPassword}})
+	if errors.Is(err, errMissing) {
+		t.Skip(err)
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := f.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := f.dovecot.deliver(ctx, []string{login(1), login(2)}, mail("hello")); err != nil {
+		t.Error(err)
+	}
+	if n, err := f.dovecot.unregistered(ctx, 5); n != 5 || err != nil {
+		t.Errorf("%d are not registered, %v", n, err)
+	}
+	call := doveadmCall{"mailboxMetadataSet", map[string]any{
+		"user": login(3), "mailbox": "", "allowEmptyMailboxName": true, "key": metadataKey, "value": "user=4@1",
+	}, "t"}
+	if _, err := f.dovecot.doveadm(ctx, []doveadmCall{call}); err != nil {
+		t.Error(err)
+	}
+	if n, err := f.dovecot.unregistered(ctx, 5); n != 4 || err != nil {
+		t.Errorf("%d are not registered, %v", n, err)
 	}
 }
