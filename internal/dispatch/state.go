@@ -46,6 +46,8 @@ type folder struct {
 	window
 	// Count is the unseen messages and one more; 0 is unknown.
 	Count int `json:"n,omitempty"`
+	// ModSeq is the HIGHESTMODSEQ that a source last saw, or 0.
+	ModSeq uint64 `json:"m,omitempty"`
 	// Touched is when the last event came, in milliseconds since 1970.
 	Touched int64 `json:"t"`
 }
@@ -82,6 +84,11 @@ func (s state) with(ev event.Event, ms int64) (next state, fresh, older bool) {
 	if ev.Unseen >= 0 && !older {
 		f.Count = ev.Unseen + 1
 	}
+	return s.put(f, at, ms), true, older
+}
+
+// put is the next state, with f in the place at, or added when that is negative.
+func (s state) put(f folder, at int, ms int64) state {
 	f.Touched = ms
 	folders := make([]folder, 0, len(s.folders)+1)
 	folders = append(folders, s.folders...)
@@ -91,7 +98,7 @@ func (s state) with(ev event.Event, ms int64) (next state, fresh, older bool) {
 		folders = forgetOldest(append(folders, f), maxValidities, func(o folder) bool { return o.Name == f.Name })
 		folders = forgetOldest(folders, maxFolders, func(folder) bool { return true })
 	}
-	return state{s.version + 1, folders}, true, older
+	return state{s.version + 1, folders}
 }
 
 // count is the number of unseen messages in the INBOX; negative is unknown.
@@ -170,17 +177,22 @@ func (s *states) drop(u tenant.UserID) {
 
 // read finds the state of a user in the table.
 func read(ctx context.Context, tx *db.Tx, u tenant.UserID) (st state, err error) {
+	return st, readFrom(tx.QueryRow(ctx, sqlState, u.Context, u.ID), u, &st)
+}
+
+// readFrom reads a row of sqlState, or none: then st stays as it is.
+func readFrom(row *sql.Row, u tenant.UserID, st *state) error {
 	var folders string
-	err = tx.QueryRow(ctx, sqlState, u.Context, u.ID).Scan(&st.version, &folders)
+	err := row.Scan(&st.version, &folders)
 	if errors.Is(err, sql.ErrNoRows) {
-		return state{}, nil
+		return nil
 	} else if err != nil {
-		return state{}, fmt.Errorf("read state of user %s: %w", u, err)
+		return fmt.Errorf("read state of user %s: %w", u, err)
 	}
 	if err := json.Unmarshal([]byte(folders), &st.folders); err != nil {
-		return state{}, fmt.Errorf("read state of user %s: %w", u, err)
+		return fmt.Errorf("read state of user %s: %w", u, err)
 	}
-	return st, nil
+	return nil
 }
 
 // replace puts a state in the place of the one it was made from. It reports false when that one is there no more.
