@@ -39,6 +39,22 @@ type MailHost struct {
 	AllowFrom []string `json:"allow_from,omitempty"`
 	// Contexts limits the contexts this host may speak for; empty allows all.
 	Contexts []int64 `json:"contexts,omitempty"`
+	// Source is what makes new mail known: "dovecot", "idle", "mailnotify" or "auto" (the default).
+	Source string `json:"source,omitempty"`
+	// PasswordSource is what listeners sign in with: "session" (the default), "global" or "oauth".
+	PasswordSource string `json:"password_source,omitempty"`
+	// MasterLogin is the master user of "global". Its password, like the other secrets below, is only ever
+	// in a request.
+	MasterLogin    string `json:"master_login,omitempty"`
+	MasterPassword string `json:"master_password,omitempty"`
+	// DoveadmURL is Dovecot's doveadm HTTP API.
+	DoveadmURL string `json:"doveadm_url,omitempty"`
+	DoveadmKey string `json:"doveadm_key,omitempty"`
+	// OAuthTokenURL is the token endpoint of "oauth".
+	OAuthTokenURL     string `json:"oauth_token_url,omitempty"`
+	OAuthClientID     string `json:"oauth_client_id,omitempty"`
+	OAuthClientSecret string `json:"oauth_client_secret,omitempty"`
+	OAuthScope        string `json:"oauth_scope,omitempty"`
 }
 
 // User is one mail user.

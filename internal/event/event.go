@@ -1,7 +1,8 @@
 // Package event is the vocabulary of what happens in mailboxes.
 //
 // Every source (Dovecot's notifications, and later IDLE and others) turns what it hears into an
-// [Event]; nothing behind this package knows the source. Events are values: safe to share.
+// [Event]; nothing behind this package knows the source. Events are values: safe to share. What a stranger's
+// mail says is decoded and made fit for a screen here (text.go), once for all sources.
 package event
 
 import (

@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/posthorn-mail/posthorn/internal/event"
 	"github.com/posthorn-mail/posthorn/internal/push"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
 )
@@ -264,7 +265,7 @@ func TestSize(t *testing.T) {
 	}
 	r.expect(r.notify("dove", "", body(1<<20, 1)), 200, "queued", "")
 	r.expect(r.notify("dove", "", body(1<<20+1, 2)), 413, "", "too_large")
-	if got := r.slots()[doveUser]; got.UID != 1 || !strings.HasPrefix(got.Subject, "Grüßexxx") || len(got.Subject) != maxSubject {
+	if got := r.slots()[doveUser]; got.UID != 1 || !strings.HasPrefix(got.Subject, "Grüßexxx") || len(got.Subject) != event.MaxSubject {
 		t.Errorf("uid %d, a subject of %d bytes", got.UID, len(got.Subject))
 	}
 	// The refusal comes without reading what else is sent: the connection ends.

@@ -3,18 +3,11 @@ package notify
 import (
 	"bytes"
 	"encoding/json"
-	"io"
 	"mime"
 	"net/http"
-	"net/mail"
 	"slices"
 	"strconv"
 	"strings"
-	"unicode"
-	"unicode/utf8"
-
-	"github.com/emersion/go-message/charset"
-	"github.com/rivo/uniseg"
 
 	"github.com/posthorn-mail/posthorn/internal/event"
 	"github.com/posthorn-mail/posthorn/internal/problem"
@@ -32,17 +25,8 @@ type notification struct {
 	unseen           int
 }
 
-// Texts are cut after decoding, in bytes: a long Subject must not silence a phone. No provider carries
-// more than 4 KiB in all.
-const (
-	maxSender  = 256
-	maxAddress = 320
-	maxSubject = 1024
-	maxFolder  = 1024
-	// maxRaw is as much of a header field as is decoded. It is far more than the above can need, and
-	// bounds what a stranger's mail costs: a megabyte of encoded words takes more than a second.
-	maxRaw = 16 << 10
-)
+// maxFolder bounds a mailbox name, in bytes.
+const maxFolder = 1024
 
 // Why a well-formed notification is ignored. They are words of the answer and of its metric.
 const (
@@ -114,9 +98,9 @@ func parse(body []byte, contentType string) (n notification, ignored string, p *
 	}
 	n.uids = nil
 	from, _ := text(fields.get("from"))
-	n.sender, n.address = author(from)
+	n.sender, n.address = event.Author(from)
 	subject, _ := text(fields.get("subject"))
-	n.subject = clean(decodeWords(header(subject)), maxSubject)
+	n.subject = event.Subject(subject)
 	return n, "", nil
 }
 
@@ -223,114 +207,4 @@ func unseen(fields object) int {
 		}
 	}
 	return event.Unknown
-}
-
-// wordDecoder decodes RFC 2047 encoded words in any charset that is in use, which a language may follow
-// (RFC 2231 section 5).
-var wordDecoder = mime.WordDecoder{CharsetReader: func(name string, text io.Reader) (io.Reader, error) {
-	name, _, _ = strings.Cut(name, "*")
-	return charset.Reader(name, text)
-}}
-
-// unfold undoes RFC 5322 section 2.2.3.
-var unfold = strings.NewReplacer("\r", "", "\n", "")
-
-// header makes one line of a raw field body, of reasonable length.
-func header(raw string) string { return unfold.Replace(raw[:min(len(raw), maxRaw)]) }
-
-// decodeWords decodes encoded words; what cannot be decoded stays as it is.
-func decodeWords(line string) string {
-	decoded, err := wordDecoder.DecodeHeader(line)
-	if err != nil {
-		return line
-	}
-	return decoded
-}
-
-// author reads a raw From value: the display name, else the address, and the address.
-func author(raw string) (sender, address string) {
-	line := header(raw)
-	parser := mail.AddressParser{WordDecoder: &wordDecoder}
-	if list, err := parser.ParseList(line); err == nil && len(list) > 0 {
-		sender, address = list[0].Name, list[0].Address
-	} else if name, rest, ok := strings.Cut(line, "<"); ok && strings.Contains(rest, ">") {
-		// Not RFC 5322, and common: "Firm [Sales] <a@b>", a charset that nobody knows.
-		address, _, _ = strings.Cut(rest, ">")
-		sender = strings.Trim(name, " \t\"")
-	} else {
-		sender = line
-	}
-	address = clean(address, maxAddress)
-	// A name in quotes is not decoded by the parser, as it should not be by the RFC; many are encoded.
-	if sender = clean(decodeWords(sender), maxSender); sender == "" {
-		sender = clean(address, maxSender)
-	}
-	return sender, address
-}
-
-// clean makes a text fit for a screen: one line, valid UTF-8, no control characters, no characters that
-// turn the reading direction (a name could hide its end with them), at most size bytes, cut between
-// characters as people see them.
-func clean(s string, size int) string {
-	if len(s) <= size && isClean(s) {
-		return s
-	}
-	var b strings.Builder
-	space := false
-	for _, r := range strings.ToValidUTF8(s, "\uFFFD") {
-		switch {
-		case unicode.IsSpace(r):
-			space = b.Len() > 0
-			continue
-		case unicode.IsControl(r) || turnsDirection(r):
-			continue
-		}
-		if space {
-			b.WriteByte(' ')
-			space = false
-		}
-		b.WriteRune(r)
-	}
-	return cut(b.String(), size)
-}
-
-// isClean reports what most texts are: printable ASCII with single spaces inside.
-func isClean(s string) bool {
-	last := byte(' ')
-	for i := range len(s) {
-		if s[i] < ' ' || s[i] > '~' || s[i] == ' ' && last == ' ' {
-			return false
-		}
-		last = s[i]
-	}
-	return s == "" || last != ' '
-}
-
-// cut shortens s to at most size bytes, between two grapheme clusters; inside one only when the first is
-// longer than that.
-func cut(s string, size int) string {
-	if len(s) <= size {
-		return s
-	}
-	end, state := 0, -1
-	for rest := s; rest != ""; {
-		var cluster string
-		cluster, rest, _, state = uniseg.FirstGraphemeClusterInString(rest, state)
-		if end+len(cluster) > size {
-			break
-		}
-		end += len(cluster)
-	}
-	if end == 0 {
-		end = size
-		for !utf8.RuneStart(s[end]) {
-			end--
-		}
-	}
-	return strings.TrimRight(s[:end], " ")
-}
-
-// turnsDirection reports the explicit bidirectional controls (Unicode UAX #9).
-func turnsDirection(r rune) bool {
-	return r >= 0x202A && r <= 0x202E || r >= 0x2066 && r <= 0x2069
 }

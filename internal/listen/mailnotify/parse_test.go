@@ -84,7 +84,7 @@ func (h hostile) next() []byte {
 	case 3: // right, with some bytes changed
 		b := []byte(cyrus)
 		for range 1 + h.IntN(8) {
-			b[h.IntN(len(b))] = byte(h.IntN(256))
+			b[h.IntN(len(b))] = h.bytes(1)[0]
 		}
 		return b
 	default:
