@@ -36,6 +36,7 @@ func TestFind(t *testing.T) {
 			{"number", "", nil, "1@1", ids(1), false},
 			{"on two mail hosts", "", nil, "both", ids(5, 6), false},
 			{"found twice", "", []string{"example.org"}, "dora", ids(7, 8), false},
+			{"of another source", "", nil, "bob@example.org", nil, true},
 			{"nobody", "", []string{"example.org"}, "nobody", nil, false},
 			{"no number of ours", "", nil, "99@1", nil, false},
 		} {
@@ -105,8 +106,8 @@ func newTenants(t *testing.T, url string) *tenant.Store {
 	if _, err := tenants.AddContext(t.Context(), tenant.Context{}); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"cyrus", "auto", "dovecot", "idle"} {
-		h := tenant.MailHost{Name: name, IMAPHost: "mail.example.org", IMAPPort: 993, Security: tenant.SecurityTLS}
+	for name, source := range map[string]string{"cyrus": "mailnotify", "auto": "auto", "dovecot": "dovecot", "idle": "idle"} {
+		h := tenant.MailHost{Name: name, IMAPHost: "mail.example.org", IMAPPort: 993, Security: tenant.SecurityTLS, Source: source}
 		if err := tenants.AddMailHost(t.Context(), h, ""); err != nil {
 			t.Fatal(err)
 		}

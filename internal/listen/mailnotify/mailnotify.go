@@ -343,4 +343,6 @@ func (s *Source) find(ctx context.Context, name string) (users []tenant.UserID, 
 }
 
 // hears reports whether users of a mail host are told of by datagrams.
-func hears(tenant.MailHost) bool { return true }
+func hears(h tenant.MailHost) bool {
+	return h.Source == tenant.SourceMailNotify || h.Source == tenant.SourceAuto
+}
