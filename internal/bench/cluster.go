@@ -105,7 +105,7 @@ func (n *node) signIn(ctx context.Context, login string) error {
 // mail is a message that nothing else depends on.
 func mail(subject string) []byte {
 	return []byte("From: Erika Mustermann <erika.mustermann@example.org>\r\nTo: <somebody@bench.example>\r\nSubject: " + subject +
-		"\r\nMessage-ID: <" + strconv.FormatUint(rand.Uint64(), 36) + "@bench.example>\r\n\r\nDear all, please find the minutes below.\r\n")
+		"\r\nMessage-ID: <" + strconv.FormatInt(time.Now().UnixNano(), 36) + "@bench.example>\r\n\r\nDear all, please find the minutes below.\r\n")
 }
 
 // join starts a fourth node while mails come in, each for another user: so each must become one push.
@@ -119,7 +119,7 @@ func (f *fleet) join(ctx context.Context, before view) error {
 	var broken atomic.Pointer[error]
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for i, user := range rand.Perm(f.users)[:count] {
+	for i, user := range rand.Perm(f.users)[:count] { //nolint:gosec // no secret
 		if i == count/10 {
 			go func() { joined <- f.start(ctx, f.nodes[3]) }()
 		}

@@ -135,7 +135,7 @@ func (r *runner) startPostgres(ctx context.Context) (_ *peer, url string, err er
 	err = until(ctx, 30*time.Second, "PostgreSQL answers", func() (bool, error) {
 		d, err := db.Open(ctx, url, db.Options{})
 		if err != nil {
-			return false, nil
+			return false, nil //nolint:nilerr // not yet
 		}
 		return true, d.Close()
 	})
