@@ -99,7 +99,7 @@ func TestMigrate(t *testing.T) {
 	t.Parallel()
 	testpeer.EachDatabase(t, func(t *testing.T, url string) {
 		want := []string{
-			"changes", "contexts", "credentials", "freezes", "goose_db_version", "listeners", "mailhosts", "nodes", "outcomes", "seal_check", "sequences", "sessions",
+			"changes", "contexts", "credentials", "freezes", "goose_db_version", "listeners", "mailhosts", "nodes", "outcomes", "refresh_tokens", "seal_check", "seal_salt", "sequences", "sessions",
 			"slots", "states", "subscriptions", "tombstones", "users",
 		}
 		for range 2 {

@@ -101,7 +101,7 @@ func tokens(t *testing.T, w *world) {
 	}, ""))
 	carol, err := tenants.AddUser(t.Context(), tenant.User{ID: tenant.UserID{Context: 1}, Login: "carol", MailHost: "tokens"})
 	must(t, err)
-	s := account.New(account.Config{DB: d, Keys: keys, Tenants: tenants, Log: slog.New(slog.DiscardHandler), Now: time.Now})
+	s := account.New(account.Config{DB: d, Keys: keys, Tenants: tenants, Log: slog.New(slog.DiscardHandler), Now: time.Now, AttemptsPerLogin: 1, AttemptsPerAddress: 1})
 	must(t, s.PutToken(t.Context(), carol.ID, "refresh"))
 	if can, err := s.CanDial(t.Context(), carol); !can || err != nil {
 		t.Errorf("the token kept: %v", err)
