@@ -284,12 +284,14 @@ type command struct {
 	name  string
 	subs  []string // the functions that make its subcommands
 	flags []string
+	calls []string // the methods it calls
 }
 
-// commands reads the functions of cmd/posthorn that make a command, by their names.
+// commands reads the functions of cmd/posthorn that make a command, by their names. Flags that several commands
+// have come from a method that they call.
 func commands(t *testing.T) map[string]command {
 	t.Helper()
-	all := map[string]command{}
+	all, shared := map[string]command{}, map[string][]string{}
 	production(t, "cmd/posthorn", func(_ string, f *ast.File) {
 		for _, decl := range f.Decls {
 			fn, ok := decl.(*ast.FuncDecl)
@@ -310,9 +312,17 @@ func commands(t *testing.T) map[string]command {
 			})
 			if c.name != "" {
 				all[fn.Name.Name] = c
+			} else {
+				shared[fn.Name.Name] = c.flags
 			}
 		}
 	})
+	for name, c := range all {
+		for _, called := range c.calls {
+			c.flags = append(c.flags, shared[called]...)
+		}
+		all[name] = c
+	}
 	return all
 }
 
@@ -335,6 +345,8 @@ func (c *command) call(n *ast.CallExpr) {
 		c.flags = append(c.flags, "json")
 	case strings.HasSuffix(name, "Var") && len(n.Args) > 1:
 		c.flags = append(c.flags, text(n.Args[1]))
+	default:
+		c.calls = append(c.calls, name)
 	}
 }
 

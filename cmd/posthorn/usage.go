@@ -100,7 +100,7 @@ func flagError(cmd *cobra.Command, err error) error {
 		return unknownCommand(cmd, operands[0])
 	}
 	if invalid, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
-		want := map[string]string{"bool": "true or false", "int64": "a number", "int64Slice": "a number, or several with commas"}
+		want := map[string]string{"bool": "true or false", "int64": "a number"}
 		if kind := want[invalid.GetFlag().Value.Type()]; kind != "" {
 			return usagef("--%s %s: say %s", invalid.GetFlag().Name, invalid.GetValue(), kind)
 		}

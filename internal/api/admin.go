@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -78,10 +77,11 @@ func (a *API) Admin() http.Handler {
 	a.route(mux, "/admin/v1/contexts", map[string]handler{"GET": a.listContexts, "POST": a.addContext})
 	a.route(mux, "/admin/v1/contexts/{id}", map[string]handler{"DELETE": a.removeContext})
 	a.route(mux, "/admin/v1/mailhosts", map[string]handler{"GET": a.listMailHosts, "POST": a.addMailHost})
-	a.route(mux, "/admin/v1/mailhosts/{name}", map[string]handler{"DELETE": a.removeMailHost})
+	a.route(mux, "/admin/v1/mailhosts/{name}", map[string]handler{"PATCH": a.changeMailHost, "DELETE": a.removeMailHost})
 	a.route(mux, "/admin/v1/users", map[string]handler{"GET": a.listUsers, "POST": a.addUser})
 	a.route(mux, "/admin/v1/users/{user}", map[string]handler{"DELETE": a.removeUser})
 	a.route(mux, "/admin/v1/push/users", map[string]handler{"GET": a.listPushUsers})
+	a.route(mux, "/admin/v1/push/registrations", map[string]handler{"GET": a.listRegistrations, "DELETE": a.unregister})
 	a.route(mux, "/admin/v1/push/devices", map[string]handler{"GET": a.listPushDevices})
 	a.route(mux, "/admin/v1/push/test", map[string]handler{"POST": a.pushTest})
 	a.route(mux, "/admin/v1/push/explain/{user}", map[string]handler{"GET": a.pushExplain})
@@ -120,90 +120,6 @@ func (a *API) removeContext(r *http.Request) (int, any, error) {
 		return 0, nil, problem.InField("id", "must be a context's number")
 	}
 	return http.StatusNoContent, nil, a.Tenants.RemoveContext(r.Context(), id)
-}
-
-func mailHostView(h tenant.MailHost) MailHost {
-	v := MailHost{
-		Name: h.Name, IMAP: net.JoinHostPort(h.IMAPHost, strconv.Itoa(h.IMAPPort)), Security: h.Security, Insecure: h.Insecure,
-		CA: h.CA, NotifyLogin: h.NotifyLogin, UserForm: h.UserForm, KeyedAlias: h.KeyedAlias, Contexts: h.Contexts,
-	}
-	for _, p := range h.AllowFrom {
-		v.AllowFrom = append(v.AllowFrom, p.String())
-	}
-	return v
-}
-
-func (a *API) listMailHosts(r *http.Request) (int, any, error) {
-	all, err := a.Tenants.MailHosts(r.Context())
-	return listOf(all, err, mailHostView)
-}
-
-func (a *API) addMailHost(r *http.Request) (int, any, error) {
-	var v MailHost
-	if err := decode(r, &v); err != nil {
-		return 0, nil, err
-	}
-	h, err := v.tenant()
-	if err != nil {
-		return 0, nil, err
-	}
-	password := v.NotifyPassword
-	if v.NotifyLogin != "" && password == "" {
-		password = tenant.NewPassword()
-	}
-	if err := a.Tenants.AddMailHost(r.Context(), h, password); err != nil {
-		return 0, nil, err
-	}
-	if h, err = a.Tenants.MailHost(r.Context(), h.Name); err != nil {
-		return 0, nil, err
-	}
-	added := mailHostView(h)
-	if v.NotifyPassword == "" {
-		added.NotifyPassword = password // made here, and shown this once
-	}
-	return http.StatusCreated, added, nil
-}
-
-// tenant reads a request; "security" defaults to tls and the port to that security's own.
-func (v MailHost) tenant() (tenant.MailHost, error) {
-	h := tenant.MailHost{
-		Name: v.Name, Security: v.Security, Insecure: v.Insecure, CA: v.CA, NotifyLogin: v.NotifyLogin,
-		UserForm: v.UserForm, KeyedAlias: v.KeyedAlias, Contexts: v.Contexts, IMAPHost: v.IMAP,
-	}
-	if h.Security == "" {
-		h.Security = tenant.SecurityTLS
-	}
-	h.IMAPPort = 143
-	if h.Security == tenant.SecurityTLS {
-		h.IMAPPort = 993
-	}
-	if host, port, err := net.SplitHostPort(v.IMAP); err == nil {
-		n, err := strconv.Atoi(port)
-		if err != nil {
-			return h, problem.InField("imap", "the port must be a number")
-		}
-		h.IMAPHost, h.IMAPPort = host, n
-	}
-	h.IMAPHost = strings.Trim(h.IMAPHost, "[]")
-	for i, s := range v.AllowFrom {
-		field := fmt.Sprintf("allow_from[%d]", i)
-		p, err := netip.ParsePrefix(s)
-		if addr, aerr := netip.ParseAddr(s); aerr == nil {
-			p, err = netip.PrefixFrom(addr, addr.BitLen()), nil
-		}
-		if err != nil {
-			return h, problem.InField(field, "must be a network such as 192.0.2.0/24, or an address")
-		}
-		if p != p.Masked() {
-			return h, problem.InField(field, "has bits beyond its length: write "+p.Masked().String())
-		}
-		h.AllowFrom = append(h.AllowFrom, p)
-	}
-	return h, nil
-}
-
-func (a *API) removeMailHost(r *http.Request) (int, any, error) {
-	return http.StatusNoContent, nil, a.Tenants.RemoveMailHost(r.Context(), r.PathValue("name"))
 }
 
 func userView(u tenant.User) User {

@@ -39,6 +39,22 @@ type MailHost struct {
 	AllowFrom []string `json:"allow_from,omitempty"`
 	// Contexts limits the contexts this host may speak for; empty allows all.
 	Contexts []int64 `json:"contexts,omitempty"`
+	// Source is what makes new mail known: "dovecot", "idle", "mailnotify" or "auto" (the default).
+	Source string `json:"source,omitempty"`
+	// PasswordSource is what listeners sign in with: "session" (the default), "global" or "oauth".
+	PasswordSource string `json:"password_source,omitempty"`
+	// MasterLogin is the master user of "global". Its password, like the other secrets below, is only ever
+	// in a request.
+	MasterLogin    string `json:"master_login,omitempty"`
+	MasterPassword string `json:"master_password,omitempty"`
+	// DoveadmURL is Dovecot's doveadm HTTP API.
+	DoveadmURL string `json:"doveadm_url,omitempty"`
+	DoveadmKey string `json:"doveadm_key,omitempty"`
+	// OAuthTokenURL is the token endpoint of "oauth".
+	OAuthTokenURL     string `json:"oauth_token_url,omitempty"`
+	OAuthClientID     string `json:"oauth_client_id,omitempty"`
+	OAuthClientSecret string `json:"oauth_client_secret,omitempty"`
+	OAuthScope        string `json:"oauth_scope,omitempty"`
 }
 
 // User is one mail user.
@@ -49,18 +65,25 @@ type User struct {
 	MailHost string `json:"mailhost"`
 }
 
-// PushUser is one user with a listener, wanted or registered.
+// PushUser is one user with a listener, wanted or there.
 type PushUser struct {
-	User      string `json:"user"`
-	Login     string `json:"login"`
-	Permanent bool   `json:"permanent"`
-	// Source is where events come from: "dovecot".
+	User  string `json:"user"`
+	Login string `json:"login"`
+	// Permanent is false for a listener that lives as long as a session is in use.
+	Permanent bool `json:"permanent"`
+	// Node is the name of the node that owns the listener.
+	Node string `json:"node,omitempty"`
+	// Source is where events come from: "dovecot", "idle" or "mailnotify".
 	Source string `json:"source"`
-	// State is registered, pending, foreign, unsupported or client_not_allowed.
+	// State is registered, listening, pending, waiting_for_sign_in, foreign, unsupported or client_not_allowed.
 	State   string `json:"state"`
 	Reason  string `json:"reason,omitempty"`
 	Devices int    `json:"devices"`
-	Since   string `json:"since,omitempty"`
+	// Since is when State was entered, LastEvent when something was last heard of the mailbox.
+	Since     string `json:"since,omitempty"`
+	LastEvent string `json:"last_event,omitempty"`
+	// LastError is the last failure of the listener, in the words of whatever failed.
+	LastError string `json:"last_error,omitempty"`
 }
 
 // PushDevice is one subscription.

@@ -163,7 +163,11 @@ func decode(r *http.Request, into any) error {
 	} else if err != nil {
 		return problem.New(http.StatusBadRequest, "unreadable_body", "the request's body ended early")
 	}
-	err = json.Unmarshal(raw, into)
+	return unmarshal(raw, into)
+}
+
+func unmarshal(raw []byte, into any) error {
+	err := json.Unmarshal(raw, into)
 	var wrong *json.UnmarshalTypeError
 	switch {
 	case errors.As(err, &wrong) && wrong.Field != "":

@@ -23,6 +23,8 @@ import (
 
 // Options say what to run and where to report. Out and Progress are needed.
 type Options struct {
+	// Suite is what to measure: Push or Listeners.
+	Suite Suite
 	// Only is the part to run: the word before the dot of a line's name. Empty runs all.
 	Only string
 	// Quick shortens every part, to see that it works. Its figures mean little.
@@ -53,30 +55,47 @@ type Report struct {
 	Lines   []Line            `json:"lines"`
 }
 
-// part is what "--only" names. Each makes the lines whose names begin with its own.
+// Suite is a set of parts that are run together.
+type Suite string
+
+// The suites.
+const (
+	Push      Suite = "push"      // from a mail server's notification to the push provider
+	Listeners Suite = "listeners" // from the mailbox to the notification, on one node and on several
+)
+
+// part makes lines that "--only" names by the word before their dot. Several families are one part when
+// they are measured on the same processes, one after the other.
 type part struct {
-	name string
-	run  func(*runner, context.Context) error
+	names []string
+	run   func(*runner, context.Context) error
 }
 
-func parts() []part {
+func (s Suite) parts() []part {
+	if s == Listeners {
+		return []part{
+			{[]string{"idle", "reconnect"}, (*runner).hold},
+			{[]string{"spread", "join", "failover"}, (*runner).cluster},
+			{[]string{"reconcile"}, (*runner).reconcile},
+		}
+	}
 	return []part{
-		{"notify", (*runner).notify},
-		{"latency", (*runner).latency},
-		{"isolation", (*runner).isolation},
-		{"apns", (*runner).apns},
-		{"webpush", (*runner).webpush},
-		{"memory", (*runner).memory},
-		{"crash", (*runner).crash},
-		{"outage", (*runner).outage},
+		{[]string{"notify", "push"}, (*runner).notify}, // one backlog gives both figures
+		{[]string{"latency"}, (*runner).latency},
+		{[]string{"isolation"}, (*runner).isolation},
+		{[]string{"apns"}, (*runner).apns},
+		{[]string{"webpush"}, (*runner).webpush},
+		{[]string{"memory"}, (*runner).memory},
+		{[]string{"crash"}, (*runner).crash},
+		{[]string{"outage"}, (*runner).outage},
 	}
 }
 
 // Parts are the names that Options.Only may have.
-func Parts() []string {
-	names := []string{"push"}
-	for _, p := range parts() {
-		names = append(names, p.name)
+func (s Suite) Parts() []string {
+	var names []string
+	for _, p := range s.parts() {
+		names = append(names, p.names...)
 	}
 	slices.Sort(names)
 	return names
@@ -87,7 +106,14 @@ type runner struct {
 	Options
 	exe    string
 	dir    string
+	clean  []string // more directories of the run, with short names
+	port   int      // the last that freePorts looked at
 	report Report
+}
+
+// wants says whether lines of this family were asked for.
+func (r *runner) wants(families ...string) bool {
+	return r.Only == "" || slices.Contains(families, r.Only)
 }
 
 // repeats is how often a part is measured that is not run once.
@@ -108,16 +134,12 @@ func pick[T any](r *runner, full, quick T) T {
 
 // Run measures and reports. An error of one part ends the run; what was measured before is reported.
 func Run(ctx context.Context, o Options) (err error) {
-	only := o.Only
-	if only == "push" {
-		only = "notify" // one backlog gives both figures
-	}
-	todo := parts()
-	if only != "" {
-		todo = slices.DeleteFunc(todo, func(p part) bool { return p.name != only })
+	todo := o.Suite.parts()
+	if o.Only != "" {
+		todo = slices.DeleteFunc(todo, func(p part) bool { return !slices.Contains(p.names, o.Only) })
 	}
 	if len(todo) == 0 {
-		return fmt.Errorf("no part %q: there are %s", o.Only, strings.Join(Parts(), ", "))
+		return fmt.Errorf("no part %q: there are %s", o.Only, strings.Join(o.Suite.Parts(), ", "))
 	}
 	r := &runner{Options: o}
 	if r.exe, err = os.Executable(); err != nil {
@@ -126,17 +148,22 @@ func Run(ctx context.Context, o Options) (err error) {
 	if r.dir, err = os.MkdirTemp("", "posthorn-bench-"); err != nil {
 		return fmt.Errorf("make a working directory: %w", err)
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(r.dir)) }()
+	defer func() {
+		for _, dir := range append(r.clean, r.dir) {
+			err = errors.Join(err, os.RemoveAll(dir))
+		}
+	}()
 	start := time.Now()
 	r.report = Report{Started: start.UTC(), Quick: o.Quick, Machine: machine()}
 	for _, p := range todo {
-		r.say("%s …", p.name)
+		name := strings.Join(p.names, ", ")
+		r.say("%s …", name)
 		begin := time.Now()
 		if err = p.run(r, ctx); err != nil {
-			err = fmt.Errorf("%s: %w", p.name, err)
+			err = fmt.Errorf("%s: %w", name, err)
 			break
 		}
-		r.say("%s done in %.0f s", p.name, time.Since(begin).Seconds())
+		r.say("%s done in %.0f s", name, time.Since(begin).Seconds())
 	}
 	r.report.Seconds = time.Since(start).Seconds()
 	if o.JSON {

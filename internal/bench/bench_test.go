@@ -207,7 +207,7 @@ func TestFigures(t *testing.T) {
 	if out.String() != "a.b_us 2 us\n" {
 		t.Errorf("line %q", out.String())
 	}
-	if err := Run(t.Context(), Options{Only: "nothing", Out: &out, Progress: &out}); err == nil || !strings.Contains(err.Error(), "notify") {
+	if err := Run(t.Context(), Options{Suite: Push, Only: "nothing", Out: &out, Progress: &out}); err == nil || !strings.Contains(err.Error(), "notify") {
 		t.Errorf("unknown part: %v", err)
 	}
 }
@@ -242,6 +242,11 @@ func TestPage(t *testing.T) {
 		{Name: "notify.cpu_us", Value: 100, Unit: "us", Runs: []float64{90, 100, 120}},
 		{Name: "notify.baseline_commit_cpu_us", Value: 50, Unit: "us"},
 		{Name: "memory.rss_mb", Value: 119, Unit: "MB"},
+		{Name: "idle.tls_rss_kib", Value: 20.5, Unit: "KiB"},
+		{Name: "idle.connections", Value: 15000, Unit: "connections"},
+		{Name: "failover.seconds_3", Value: 5.25, Unit: "s"},
+		{Name: "failover.seconds_2", Value: 11, Unit: "s"},
+		{Name: "reconnect.refused", Value: 0, Unit: "logins"},
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -258,7 +263,8 @@ func TestPage(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"| **missed** | 2.00 times: 100.0 and 50.0 us |", "| holds | 119 MB |", "| not measured |  |", "| notify.cpu_us | 100 | us | 90 100 120 |",
+		"| **missed** | 2.00 times: 100 and 50 us |", "| holds | 119 MB |", "| holds | 20.5 KiB, 15000 connections |",
+		"| **missed** | 5.25 and 11 s |", "`reconnect.refused` is 0 | holds | 0 |", "| not measured |  |", "| notify.cpu_us | 100 | us | 90 100 120 |",
 	} {
 		if !strings.Contains(string(page), want) {
 			t.Errorf("the page lacks %q:\n%s", want, page)

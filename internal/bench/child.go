@@ -19,6 +19,9 @@ func Child(ctx context.Context, kind, config string, out io.Writer) error {
 		"sink":     func() error { return with(ctx, config, out, sinkChild) },
 		"apns":     func() error { return with(ctx, config, out, apnsChild) },
 		"webpush":  func() error { return with(ctx, config, out, webpushChild) },
+
+		"mailserver": func() error { return with(ctx, config, out, mailserverChild) },
+		"dial":       func() error { return with(ctx, config, out, dialChild) },
 	}
 	run, ok := children[kind]
 	if !ok {

@@ -53,16 +53,17 @@ func WritePage(dir string, files []string) error {
 
 const pageHead = `# Benchmark
 
-Figures of the push road, each with its baseline in the same run. This page is generated; do not edit it. To make it anew:
+Figures of the push road and of the listeners, each with its baseline in the same run. This page is generated; do not edit it. To make it anew:
 
 ` + "```sh" + `
 make bench
 ` + "```" + `
 
-` + "`posthorn bench push`" + ` alone prints the figures, ` + "`posthorn bench push --only notify`" + ` one part of them. Fake provider, load
-generator and sender are processes of their own on one machine; the sender is ` + "`posthorn serve`" + ` with a configuration that
-names the provider and is otherwise the default. CPU is what the kernel charged the process, memory its own high-water mark.
-Outage, memory and crash are run once, the rest five times: the figure is the median, and the plots show each run.
+` + "`posthorn bench push`" + ` and ` + "`posthorn bench listeners`" + ` alone print the figures, ` + "`posthorn bench push --only notify`" + ` one part of
+them. Fakes, load generator and sender are processes of their own on one machine; the sender is ` + "`posthorn serve`" + ` with a
+configuration that names the provider and is otherwise the default. CPU is what the kernel charged the process, memory its own
+high-water mark. Of the push road, outage, memory and crash are run once, the rest five times: the figure is the median, and
+the plots show each run. The listeners' parts are run once.
 `
 
 const pageNotes = `
@@ -82,9 +83,25 @@ const pageNotes = `
 - ` + "`memory.*`" + `: 100,000 devices and as many unsent slots, from start through ingest to drain.
 - ` + "`crash.*`" + `: SIGKILL when half of 4,000 slots have arrived, then a restart; what counts is what each device has in the end.
 - ` + "`outage.*`" + `: 1,000,000 events for 10,000 devices over HTTP while nobody listens at the provider's address.
+- ` + "`idle.*`" + `: a fake mail server holds so many connections of one server, in IDLE on INBOX. Memory is resident memory, 10 s
+  after the last one came and with no collection forced, less that of the same server with the same database and no listeners
+  (` + "`listen.allow_permanent_push: false`" + `), each for a connection; over TLS and in clear. SQLite, passwords in the database.
+- ` + "`reconnect.*`" + `: the mail server is killed, is away for 3 s and back. CPU of the server from then until every connection is in
+  IDLE again, for each. The baseline is a process that dials and says the same bytes, as recorded at the fake, as often at a
+  time, over crypto/tls as it comes and without sessions to resume; it looks at no answer. Logins refused for their rate are
+  counted by the fake.
+- ` + "`spread.*`, `join.*`, `failover.*`" + `: three servers, and a fourth that joins, on one PostgreSQL, meshed by TLS routes. 1,000
+  users are registered at a real Dovecot; 300 more are at a fake mail server with their passwords in the cluster's memory
+  alone, by a sign-in. ` + "`join.lost` and `join.doubled`" + `: while the fourth joins a mail is delivered every 50 ms, to another user
+  each, as two to one device may rightly become one notification; lost are devices without theirs, doubled is every
+  notification beyond. Then the fourth goes, the third is killed (` + "`seconds_3`" + `), and then the second (` + "`seconds_2`" + `): the seconds until
+  every user is listed with a node that lives. ` + "`unowned`" + ` are those who are not after 10 s, ` + "`unregistered`" + ` those without
+  an entry at Dovecot at any look, ` + "`memory_lost`" + ` those whose password nobody knows in the end.
+- ` + "`reconcile.*`" + `: three servers are stopped, 200 mails are delivered to 100 of 200 users, the servers are started: the seconds
+  until every device has its newest state. Once with passwords in the database, once with a master user.
 
 Users and subscriptions are put into the database before the server starts, without IMAP sign-ins
-([decision 0008](decisions/0008-what-bench-may-import.md)); everything measured goes over HTTP, but for ` + "`apns.*`" + ` and ` + "`webpush.*`" + `.
+([decision 0008](decisions/0008-what-bench-may-import.md)); of the push road, everything measured goes over HTTP, but for ` + "`apns.*`" + ` and ` + "`webpush.*`" + `.
 `
 
 func page(reports []Report, lines map[string]Line) string {
@@ -151,6 +168,11 @@ var plots = []plot{
 	{"latency", "Latency, ms", []string{
 		"latency.accept_to_write_p50_ms", "latency.accept_to_write_p99_ms", "latency.baseline_fsync_p99_ms",
 		"isolation.p99_ms", "isolation.p99_hanging_ms",
+	}},
+	{"listener", "Memory of a listener, KiB", []string{"idle.tls_rss_kib", "idle.plain_rss_kib"}},
+	{"reconnect", "CPU to connect again, ms", []string{"reconnect.cpu_ms", "reconnect.baseline_cpu_ms"}},
+	{"recovery", "Seconds until all is well", []string{
+		"failover.seconds_3", "failover.seconds_2", "reconcile.seconds", "reconcile.master_seconds",
 	}},
 }
 

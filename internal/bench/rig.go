@@ -5,10 +5,8 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -23,10 +21,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/posthorn-mail/posthorn/internal/db"
-	"github.com/posthorn-mail/posthorn/internal/seal"
-	"github.com/posthorn-mail/posthorn/internal/server"
 )
 
 const (
@@ -56,7 +50,13 @@ type remote struct {
 }
 
 // rigConfig says how many users, each with one device, are on either transport.
-type rigConfig struct{ APNs, FCM int }
+type rigConfig struct {
+	APNs, FCM int
+	// Groups are who the users are, when it matters more than that.
+	Groups []seedGroup
+	// Extra is text for the end of the configuration.
+	Extra string
+}
 
 // newRig starts the providers, seeds a database and writes the configuration. Users below APNs have an
 // Apple device, the FCM ones after them an Android one.
@@ -96,14 +96,18 @@ transports:
   apns:
     enabled: true
     apps: [{topic: %s, key_file: apns.p8, key_id: %s, team_id: %s, url: %q, ca_file: ca.pem}]%s
-`, apnsTopic, apnsKeyID, apnsTeamID, g.apns.ready.URL, fcm)
+%s`, apnsTopic, apnsKeyID, apnsTeamID, g.apns.ready.URL, fcm, c.Extra)
 	for name, content := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
 			return nil, err
 		}
 	}
 	// In a process of its own, so that nothing of it is in this one's memory when it starts others.
-	return g, r.run(ctx, "seed", seedConfig{State: filepath.Join(dir, "state"), APNs: c.APNs, FCM: c.FCM}, &struct{}{})
+	groups := []seedGroup{{Users: c.APNs}, {Users: c.FCM, Android: true}} // without listeners: there is no mail server
+	if c.Groups != nil {
+		groups = c.Groups
+	}
+	return g, r.run(ctx, "seed", seedConfig{States: []string{filepath.Join(dir, "state")}, Groups: groups}, &struct{}{})
 }
 
 func (g *rig) provider(ctx context.Context, cfg providerConfig) (*remote, error) {
@@ -274,7 +278,7 @@ func newIdentity() (identity, error) {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Posthorn bench provider"},
 		NotBefore: from, NotAfter: from.AddDate(0, 0, 30), IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 	}
 	var id identity
@@ -295,78 +299,3 @@ func newIdentity() (identity, error) {
 func (id identity) provider(devices int) providerConfig {
 	return providerConfig{Kind: "apns", Devices: devices, Certificate: id.leaf, CertificateKey: id.leafKey, TokenKey: id.tokenKey}
 }
-
-// seedConfig is how many users, each with one device, a new state directory gets.
-type seedConfig struct {
-	State     string
-	APNs, FCM int
-}
-
-// seedChild fills a database with the rows that sign-ins and subscriptions would have left, without the
-// IMAP server and the minutes that they take. No listener rows: there is no mail server to register at.
-func seedChild(ctx context.Context, c seedConfig, out io.Writer) (err error) {
-	if err := os.MkdirAll(c.State, 0o700); err != nil {
-		return err
-	}
-	text, err := seal.NewKeyFile()
-	if err != nil {
-		return err
-	}
-	keys, err := seal.ParseKeyFile(text)
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(c.State, server.SealKeyFile), []byte(text), 0o600); err != nil {
-		return err
-	}
-	d, err := db.Open(ctx, "sqlite:"+filepath.Join(c.State, "posthorn.db"), db.Options{})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, d.Close()) }()
-	now := db.Millis(time.Now())
-	err = d.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
-		_, err1 := tx.Exec(ctx, `INSERT INTO contexts (id, name, created_ms) VALUES (1, 'bench', ?)`, now)
-		_, err2 := tx.Exec(ctx, `INSERT INTO mailhosts (name, imap_host, imap_port, security, insecure, ca, notify_login, notify_hash,
-			user_form, keyed_alias, allow_from, contexts, created_ms)
-			VALUES ('bench', '127.0.0.1', 1, 'none', 0, '', NULL, '', 'login', 0, '[]', '[]', ?)`, now)
-		return errors.Join(err1, err2)
-	})
-	const batch = 5000
-	for from := 0; from < c.APNs+c.FCM && err == nil; from += batch {
-		err = d.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
-			for i := from; i < min(from+batch, c.APNs+c.FCM); i++ {
-				if err := seedUser(ctx, tx, keys, i, i >= c.APNs, now); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}
-	if err != nil {
-		return fmt.Errorf("seed: %w", err)
-	}
-	_, err = io.WriteString(out, "{}\n")
-	return err
-}
-
-func seedUser(ctx context.Context, tx *db.Tx, keys *seal.Keyring, i int, android bool, now int64) error {
-	_, err := tx.Exec(ctx, `INSERT INTO users (context_id, id, login, login_key, mailhost, created_ms) VALUES (1, ?, ?, ?, 'bench', ?)`,
-		i+1, login(i), login(i), now)
-	if err != nil {
-		return err
-	}
-	transport, token := "apns", fmt.Sprintf("%064x", i)
-	if android {
-		transport, token = "fcm", fmt.Sprintf("cBench:APA91b%0128x", i)
-	}
-	sum := sha256.Sum256([]byte(transport + "\x00" + token))
-	hash := hex.EncodeToString(sum[:])
-	_, err = tx.Exec(ctx, `INSERT INTO subscriptions (id, context_id, user_id, client, transport, token_hash, token, target,
-		device_hash, topics, created_ms, renewed_ms, expires_ms) VALUES (?, 1, ?, 'bench', ?, ?, ?, ?, '', '["mail:new"]', ?, ?, 0)`,
-		fmt.Sprintf("%024x", i), i+1, transport, hash, keys.Seal("token/"+transport+"/"+hash, []byte(token)), token[len(token)-6:], now, now)
-	return err
-}
-
-// login is the name of the i-th user.
-func login(i int) string { return "user" + strconv.Itoa(i) + "@bench.example" }

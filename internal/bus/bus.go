@@ -122,6 +122,9 @@ func (b *Bus) Ready() error {
 	return nil
 }
 
+// Alone reports whether nobody but this process can ever be on the bus, so that there is nobody to wait for.
+func (b *Bus) Alone() bool { return b.server != nil }
+
 // Publish hands data over to be sent; it does not wait for anybody to receive it. The error wraps
 // ErrNotConnected, ErrTooLarge or ErrSubject; it is counted already.
 func (b *Bus) Publish(s Subject, data []byte) error {

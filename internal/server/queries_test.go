@@ -95,6 +95,7 @@ func day(t *testing.T, w *world) {
 	}
 	admin("POST", "/admin/v1/contexts", api.Context{Name: "two"}, nil)
 	admin("POST", "/admin/v1/mailhosts", api.MailHost{Name: "other", IMAP: "mail.example.org", NotifyLogin: "other", Contexts: []int64{1}}, nil)
+	admin("PATCH", "/admin/v1/mailhosts/other", map[string]any{"source": "idle"}, nil)
 	admin("POST", "/admin/v1/users", api.User{User: "7@2", Login: bob, MailHost: "dove"}, nil)
 	first := w.signIn(alice, password, "phone")
 	second := w.signIn(alice, password, "tablet")

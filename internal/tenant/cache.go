@@ -26,14 +26,21 @@ type cache struct {
 	speakers *bus.Cache[string, hostRow]    // by notify login; without a hash when there is none
 	logins   *bus.Cache[string, []resident] // by loginKey
 	users    *bus.Cache[UserID, []resident] // one or none
-	hosts    *bus.Cache[string, *MailHost]  // by name; nil when there is none
+	hosts    *bus.Cache[string, *home]      // by name; nil when there is none
 	ledger   *bus.Ledger
 }
 
 // resident is a user and where he lives.
 type resident struct {
 	User
-	host *MailHost
+	host *home
+}
+
+// home is a mail host as it is remembered: with its secrets, or with why they cannot be opened, which is no
+// concern of a notification.
+type home struct {
+	MailHost
+	damaged error
 }
 
 func newCache(last func(context.Context) (int64, error)) cache {
@@ -41,7 +48,7 @@ func newCache(last func(context.Context) (int64, error)) cache {
 		speakers: bus.NewCache[string, hostRow](maxCached),
 		logins:   bus.NewCache[string, []resident](maxCached),
 		users:    bus.NewCache[UserID, []resident](maxCached),
-		hosts:    bus.NewCache[string, *MailHost](maxCached),
+		hosts:    bus.NewCache[string, *home](maxCached),
 	}
 	c.ledger = bus.NewLedger(last, c.forget)
 	return c
@@ -125,21 +132,33 @@ func (s *Store) residentByID(ctx context.Context, id UserID) ([]resident, error)
 func (s *Store) atHome(ctx context.Context, users ...User) ([]resident, error) {
 	var all []resident
 	for _, u := range users {
-		h, ok, changes := s.cache.hosts.Get(u.MailHost)
-		if !ok {
-			row, err := s.MailHost(ctx, u.MailHost)
-			if err == nil {
-				h = &row
-			} else if !errors.Is(err, ErrNotFound) {
-				return nil, fmt.Errorf("find mail host: %w", err)
-			}
-			s.cache.hosts.Put(u.MailHost, h, changes)
+		h, err := s.host(ctx, u.MailHost)
+		if err != nil {
+			return nil, fmt.Errorf("find mail host: %w", err)
 		}
 		if h != nil {
 			all = append(all, resident{u, h})
 		}
 	}
 	return all, nil
+}
+
+// host finds a mail host, or nil. It comes after check.
+func (s *Store) host(ctx context.Context, name string) (*home, error) {
+	h, ok, changes := s.cache.hosts.Get(name)
+	if ok {
+		return h, nil
+	}
+	var row hostRow
+	err := scanHost(s.db.QueryRow(ctx, sqlMailHost, name).Scan, &row)
+	if err == nil {
+		damaged := s.openSecrets(&row)
+		h = &home{row.MailHost, damaged}
+	} else if !errors.Is(err, sql.ErrNoRows) {
+		return nil, err
+	}
+	s.cache.hosts.Put(name, h, changes)
+	return h, nil
 }
 
 const (

@@ -1,6 +1,7 @@
 package tenant
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -49,14 +50,38 @@ type MailHost struct {
 	KeyedAlias bool
 	AllowFrom  []netip.Prefix
 	Contexts   []int64
+
+	// Source is what makes new mail known to us, one of the Source words. AddMailHost takes "" as SourceAuto.
+	Source string
+	// PasswordSource is what we sign in with when no user is there, one of the Passwords words. AddMailHost
+	// takes "" as PasswordsSession.
+	PasswordSource string
+	// MasterLogin may sign in as any user: the master user of PasswordsGlobal.
+	MasterLogin    string
+	MasterPassword Secret
+	// DoveadmURL is Dovecot's doveadm HTTP API; "" when we do not use it.
+	DoveadmURL string
+	DoveadmKey Secret
+	// OAuthTokenURL is the token endpoint of PasswordsOAuth (RFC 6749 section 3.2).
+	OAuthTokenURL, OAuthClientID string
+	OAuthClientSecret            Secret // "" for a public client
+	OAuthScope                   string
 }
 
 const (
 	mailHostColumns = `name, imap_host, imap_port, security, insecure, ca, COALESCE(notify_login, ''), notify_hash,
-		user_form, keyed_alias, allow_from, contexts`
-	sqlAddMailHost = `INSERT INTO mailhosts (name, imap_host, imap_port, security, insecure, ca, notify_login, notify_hash,
-		user_form, keyed_alias, allow_from, contexts, created_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-		ON CONFLICT DO NOTHING`
+		user_form, keyed_alias, allow_from, contexts, source, password_source, master_login, doveadm_url, oauth_token_url,
+		oauth_client_id, oauth_scope, secrets`
+	sqlAddMailHost = `INSERT INTO mailhosts (imap_host, imap_port, security, insecure, ca, notify_login, notify_hash,
+		user_form, keyed_alias, allow_from, contexts, source, password_source, master_login, doveadm_url, oauth_token_url,
+		oauth_client_id, oauth_scope, secrets, name, created_ms)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`
+	// sqlHoldMailHost changes nothing: it keeps other changes of the row away until the commit.
+	sqlHoldMailHost   = `UPDATE mailhosts SET created_ms = created_ms WHERE name = ?`
+	sqlChangeMailHost = `UPDATE mailhosts SET imap_host = ?, imap_port = ?, security = ?, insecure = ?, ca = ?,
+		notify_login = ?, notify_hash = ?, user_form = ?, keyed_alias = ?, allow_from = ?, contexts = ?, source = ?,
+		password_source = ?, master_login = ?, doveadm_url = ?, oauth_token_url = ?, oauth_client_id = ?, oauth_scope = ?,
+		secrets = ? WHERE name = ?`
 	sqlMailHosts          = `SELECT ` + mailHostColumns + ` FROM mailhosts ORDER BY name`
 	sqlMailHost           = `SELECT ` + mailHostColumns + ` FROM mailhosts WHERE name = ?`
 	sqlMailHostByNotifier = `SELECT ` + mailHostColumns + ` FROM mailhosts WHERE notify_login = ?`
@@ -83,32 +108,18 @@ func (s *Store) AddMailHost(ctx context.Context, h MailHost, password string) er
 			h.UserForm = s.dflt.UserForm
 		}
 	}
-	if err := s.checkMailHost(h, password); err != nil {
+	h.Source = cmp.Or(h.Source, SourceAuto)
+	h.PasswordSource = cmp.Or(h.PasswordSource, PasswordsSession)
+	row := hostRow{MailHost: h}
+	values, err := s.hostValues(&row, password)
+	if err != nil {
 		return err
 	}
-	allow, err := json.Marshal(h.AllowFrom)
-	if err != nil {
-		return fmt.Errorf("encode networks: %w", err)
-	}
-	contexts, err := json.Marshal(h.Contexts)
-	if err != nil {
-		return fmt.Errorf("encode contexts: %w", err)
-	}
-	var login sql.NullString
-	hash := ""
-	if h.NotifyLogin != "" {
-		login = sql.NullString{String: h.NotifyLogin, Valid: true}
-		sum := HashPassword(password)
-		hash = hex.EncodeToString(sum[:])
-	}
 	return s.change(ctx, func(ctx context.Context, tx *db.Tx) (User, error) {
-		for _, c := range h.Contexts {
-			if err := mustHave(ctx, tx, sqlHasContext, c, "contexts", "there is no context %v: add it first"); err != nil {
-				return User{}, err
-			}
+		if err := mustHaveContexts(ctx, tx, h); err != nil {
+			return User{}, err
 		}
-		n, err := tx.Exec(ctx, sqlAddMailHost, h.Name, h.IMAPHost, h.IMAPPort, h.Security, oneIf(h.Insecure), h.CA, login, hash,
-			h.UserForm, oneIf(h.KeyedAlias), string(allow), string(contexts), db.Millis(s.now()))
+		n, err := tx.Exec(ctx, sqlAddMailHost, append(values, db.Millis(s.now()))...)
 		if err == nil && n == 0 {
 			err = fmt.Errorf("mail host %q, or notify login %q, %w", h.Name, h.NotifyLogin, ErrExists)
 		}
@@ -116,7 +127,104 @@ func (s *Store) AddMailHost(ctx context.Context, h MailHost, password string) er
 	})
 }
 
-func (s *Store) checkMailHost(h MailHost, password string) error {
+// ChangeMailHost changes a mail host, but not its name, and returns what became of it. fn gets it with its
+// secrets, or without those that the key at hand does not open, and may run more than once. The password it
+// returns is that of the NotifyLogin; "" keeps the one there is.
+func (s *Store) ChangeMailHost(ctx context.Context, name string, fn func(*MailHost) (password string, err error)) (MailHost, error) {
+	var row hostRow
+	err := s.change(ctx, func(ctx context.Context, tx *db.Tx) (User, error) {
+		n, err := tx.Exec(ctx, sqlHoldMailHost, name)
+		if err == nil && n == 0 {
+			err = fmt.Errorf("mail host %q %w", name, ErrNotFound)
+		}
+		if err != nil {
+			return User{}, err
+		}
+		row = hostRow{}
+		if err := scanHost(tx.QueryRow(ctx, sqlMailHost, name).Scan, &row); err != nil {
+			return User{}, err
+		}
+		_ = s.openSecrets(&row) // those that are missing are asked for by the check
+		before := row.MailHost
+		password, err := fn(&row.MailHost)
+		if err != nil {
+			return User{}, err
+		}
+		row.Name = name
+		dropSecrets(before, &row.MailHost)
+		values, err := s.hostValues(&row, password)
+		if err != nil {
+			return User{}, err
+		}
+		if err := mustHaveContexts(ctx, tx, row.MailHost); err != nil {
+			return User{}, err
+		}
+		if row.NotifyLogin != "" {
+			var other hostRow
+			err := scanHost(tx.QueryRow(ctx, sqlMailHostByNotifier, row.NotifyLogin).Scan, &other)
+			if err == nil && other.Name != name {
+				err = fmt.Errorf("notify login %q %w", row.NotifyLogin, ErrExists)
+			}
+			if err != nil && !errors.Is(err, sql.ErrNoRows) {
+				return User{}, err
+			}
+		}
+		_, err = tx.Exec(ctx, sqlChangeMailHost, values...)
+		return User{}, err
+	})
+	return row.MailHost, err
+}
+
+// hostValues checks a mail host and returns its values in the order of sqlChangeMailHost. A password of ""
+// leaves the hash as it is.
+func (s *Store) hostValues(row *hostRow, password string) ([]any, error) {
+	h := row.MailHost
+	if err := s.checkMailHost(h, password, row.hash != [sha256.Size]byte{}); err != nil {
+		return nil, err
+	}
+	if err := checkSource(h); err != nil {
+		return nil, err
+	}
+	allow, err := json.Marshal(h.AllowFrom)
+	if err != nil {
+		return nil, fmt.Errorf("encode networks: %w", err)
+	}
+	contexts, err := json.Marshal(h.Contexts)
+	if err != nil {
+		return nil, fmt.Errorf("encode contexts: %w", err)
+	}
+	var login sql.NullString
+	hash := ""
+	if h.NotifyLogin != "" {
+		login = sql.NullString{String: h.NotifyLogin, Valid: true}
+		if password != "" {
+			row.hash = HashPassword(password)
+		}
+		hash = hex.EncodeToString(row.hash[:])
+	}
+	secrets, err := s.sealSecrets(h)
+	if err != nil {
+		return nil, err
+	}
+	return []any{
+		h.IMAPHost, h.IMAPPort, h.Security, oneIf(h.Insecure), h.CA, login, hash, h.UserForm, oneIf(h.KeyedAlias), string(allow),
+		string(contexts), h.Source, h.PasswordSource, h.MasterLogin, h.DoveadmURL, h.OAuthTokenURL, h.OAuthClientID, h.OAuthScope,
+		secrets, h.Name,
+	}, nil
+}
+
+func mustHaveContexts(ctx context.Context, tx *db.Tx, h MailHost) error {
+	for _, c := range h.Contexts {
+		if err := mustHave(ctx, tx, sqlHasContext, c, "contexts", "there is no context %v: add it first"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkMailHost checks how a mail host is reached and how it reports. hashed says that a notify password is kept
+// of it already.
+func (s *Store) checkMailHost(h MailHost, password string, hashed bool) error {
 	if err := checkName("name", h.Name); err != nil {
 		return err
 	}
@@ -147,13 +255,13 @@ func (s *Store) checkMailHost(h MailHost, password string) error {
 			return &InvalidError{"notify_login", "is needed for allow_from and contexts: they belong to the host's own credential"}
 		}
 		return nil
-	case h.NotifyLogin == "" || password == "":
+	case h.NotifyLogin == "" || password == "" && !hashed:
 		return &InvalidError{"notify_login", "a notify credential is a login and a password, or neither"}
 	case h.NotifyLogin == s.dflt.Login:
 		return &InvalidError{"notify_login", "is the installation's own login: choose another"}
 	case strings.Contains(h.NotifyLogin, ":"):
 		return &InvalidError{"notify_login", "must not hold a colon (RFC 7617 section 2)"}
-	case len(password) < 16:
+	case password != "" && len(password) < 16:
 		return &InvalidError{"notify_password", "must have 16 characters or more: only its hash is kept, and a fast one"}
 	}
 	return checkName("notify_login", h.NotifyLogin)
@@ -169,14 +277,16 @@ func oneIf(b bool) int64 {
 // hostRow is a MailHost with what only this package sees of it.
 type hostRow struct {
 	MailHost
-	hash [sha256.Size]byte
+	hash   [sha256.Size]byte
+	sealed string // its secrets, which scanHost does not open
 }
 
 func scanHost(scan func(...any) error, h *hostRow) error {
 	var insecure, keyed int64
 	var allow, contexts, hash string
 	err := scan(&h.Name, &h.IMAPHost, &h.IMAPPort, &h.Security, &insecure, &h.CA, &h.NotifyLogin, &hash,
-		&h.UserForm, &keyed, &allow, &contexts)
+		&h.UserForm, &keyed, &allow, &contexts, &h.Source, &h.PasswordSource, &h.MasterLogin, &h.DoveadmURL, &h.OAuthTokenURL,
+		&h.OAuthClientID, &h.OAuthScope, &h.sealed)
 	if err != nil {
 		return err
 	}
@@ -191,7 +301,7 @@ func scanHost(scan func(...any) error, h *hostRow) error {
 	return errors.Join(json.Unmarshal([]byte(allow), &h.AllowFrom), json.Unmarshal([]byte(contexts), &h.Contexts))
 }
 
-// MailHosts lists all mail hosts by name.
+// MailHosts lists all mail hosts by name, without their secrets.
 func (s *Store) MailHosts(ctx context.Context) ([]MailHost, error) {
 	rows, err := s.db.Query(ctx, sqlMailHosts)
 	if err != nil {
@@ -205,14 +315,22 @@ func (s *Store) MailHosts(ctx context.Context) ([]MailHost, error) {
 	})
 }
 
-// MailHost finds a mail host, or returns ErrNotFound.
+// MailHost finds a mail host, or returns ErrNotFound. It answers from memory, as a node that opens a connection
+// for each of its users needs it to; nobody may change the lists in it.
 func (s *Store) MailHost(ctx context.Context, name string) (MailHost, error) {
-	var h hostRow
-	err := scanHost(s.db.QueryRow(ctx, sqlMailHost, name).Scan, &h)
-	if errors.Is(err, sql.ErrNoRows) {
-		err = fmt.Errorf("mail host %q %w", name, ErrNotFound)
+	if err := s.check(ctx); err != nil {
+		return MailHost{}, err
 	}
-	return h.MailHost, err
+	h, err := s.host(ctx, name)
+	switch {
+	case err != nil:
+		return MailHost{}, fmt.Errorf("find mail host: %w", err)
+	case h == nil:
+		return MailHost{}, fmt.Errorf("mail host %q %w", name, ErrNotFound)
+	case h.damaged != nil:
+		return MailHost{}, h.damaged
+	}
+	return h.MailHost, nil
 }
 
 // RemoveMailHost removes a mail host that has no users.

@@ -114,7 +114,7 @@ func (s *Store) resolveAlias(ctx context.Context, sp Speaker, name string) (User
 	return id, "", nil
 }
 
-func (sp Speaker) speaksFor(h *MailHost, inContext int64) bool {
+func (sp Speaker) speaksFor(h *home, inContext int64) bool {
 	if sp.mailhost == "" {
 		return h.NotifyLogin == ""
 	}

@@ -5,8 +5,11 @@
 // so decides for which users it can speak. Passwords of users are not here (account), nor is
 // anything a device wants (subscription).
 //
-// A Store is safe for concurrent use; every method is one transaction, save those that a notification needs:
-// they answer from memory, and may not see what another node changed until up to 5 s ago.
+// What we present to a mail host ourselves (a master user's password, the key of its doveadm API, an OAuth client's
+// secret) is sealed in its row and read as a Secret, which cannot be logged.
+//
+// A Store is safe for concurrent use; every method is one transaction, save those that a notification or a
+// listener needs: they answer from memory, and may not see what another node changed until up to 5 s ago.
 package tenant
 
 import (
@@ -75,6 +78,7 @@ func parseID(s string) (int64, error) {
 // Store keeps contexts, users and mail hosts.
 type Store struct {
 	db    *db.DB
+	keys  *seal.Keyring
 	alias [][]byte // keys of the MAC in keyed aliases, the one in use first
 	dflt  NotifyCredential
 	now   func() time.Time
@@ -100,7 +104,7 @@ func New(d *db.DB, keys *seal.Keyring, dflt NotifyCredential, now func() time.Ti
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{db: d, alias: alias, dflt: dflt, now: now}
+	s := &Store{db: d, keys: keys, alias: alias, dflt: dflt, now: now}
 	s.cache = newCache(s.lastChange)
 	return s, nil
 }
