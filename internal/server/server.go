@@ -166,7 +166,8 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 		return err
 	}
 	s.listen, err = listen.New(listen.Config{
-		Subscriptions: subs, Tenants: tenants, Dovecot: &dovecot.Source{Accounts: accounts, Tenants: tenants}, Log: s.log, Metrics: reg, Now: now,
+		Subscriptions: subs, Tenants: tenants, Log: s.log, Metrics: reg, Now: now,
+		Dovecot: &dovecot.Source{Accounts: accounts, Tenants: tenants, InstallationID: cfg.InstallationID, Now: now},
 	})
 	if err != nil {
 		return err
