@@ -65,18 +65,25 @@ type User struct {
 	MailHost string `json:"mailhost"`
 }
 
-// PushUser is one user with a listener, wanted or registered.
+// PushUser is one user with a listener, wanted or there.
 type PushUser struct {
-	User      string `json:"user"`
-	Login     string `json:"login"`
-	Permanent bool   `json:"permanent"`
-	// Source is where events come from: "dovecot".
+	User  string `json:"user"`
+	Login string `json:"login"`
+	// Node is the id of the node that has the listener; empty when none has.
+	Node string `json:"node,omitempty"`
+	// Permanent listeners live with a subscription, others with a session.
+	Permanent bool `json:"permanent"`
+	// Source is where events come from: "dovecot", "idle" or "mailnotify"; "auto" before that is known.
 	Source string `json:"source"`
-	// State is registered, pending, foreign, unsupported or client_not_allowed.
+	// State is registered, listening, pending, waiting_for_sign_in, foreign, unsupported or client_not_allowed.
 	State   string `json:"state"`
 	Reason  string `json:"reason,omitempty"`
 	Devices int    `json:"devices"`
 	Since   string `json:"since,omitempty"`
+	// LastEvent is when something was last heard of the mailbox, LastError the last thing that went wrong
+	// since it stands.
+	LastEvent string `json:"last_event,omitempty"`
+	LastError string `json:"last_error,omitempty"`
 }
 
 // PushDevice is one subscription.

@@ -200,7 +200,10 @@ func (s *Service) begin(ctx, working context.Context) error {
 				s.mu.Unlock()
 				continue
 			}
-			j := job{Listener: e.Listener, desired: e.desired(now), permanent: e.permanent, source: e.source, held: e.conn != nil}
+			j := job{
+				Listener: e.Listener, desired: e.desired(now), held: e.conn != nil,
+				counts: e.Rejected == 0 || !now.Before(e.NotBefore),
+			}
 			s.mu.Unlock()
 			workers.Go(func() { s.run(working, e, j) })
 		}

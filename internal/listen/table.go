@@ -224,3 +224,8 @@ func (t *table) end(e *entry, mailHost string) {
 func jitter(d time.Duration) time.Duration {
 	return d/2 + rand.N(d/2+1) //nolint:gosec // G404: no secret
 }
+
+// around is d give or take half of it, so that those of one start part.
+func around(d time.Duration) time.Duration {
+	return d/2 + rand.N(d) //nolint:gosec // G404: no secret
+}

@@ -18,9 +18,10 @@ import (
 // job is an entry as it is when the work on it begins.
 type job struct {
 	subscription.Listener
-	desired, permanent bool
-	source             string
-	held               bool // it has a connection
+	desired bool
+	held    bool // it has a connection
+	// counts: a rejected login would be one more in a row, and not one that somebody asked for before its time.
+	counts bool
 }
 
 // found is what the work on an entry found out, or did.
@@ -87,7 +88,7 @@ func (s *Service) learn(ctx context.Context, e *entry, j job, f found, now time.
 		s.took(j.User)
 	}
 	e.fault = ""
-	at := now.Add(jitter(2 * s.Audit))
+	at := now.Add(around(s.Audit))
 	switch {
 	case f.err == nil:
 		if e.Attempt != 0 || e.Rejected != 0 {
@@ -98,7 +99,7 @@ func (s *Service) learn(ctx context.Context, e *entry, j job, f found, now time.
 			at = time.Time{} // it tells us itself
 		}
 	case errors.Is(f.err, account.ErrBadLogin):
-		at = now.Add(s.rejected(e, now))
+		at = s.rejected(e, j, now)
 	case isSignIn(f.err):
 	default:
 		e.Attempt++
@@ -108,7 +109,7 @@ func (s *Service) learn(ctx context.Context, e *entry, j job, f found, now time.
 	if f.err != nil {
 		e.fault = f.err.Error()
 	}
-	if !e.permanent && (at.IsZero() || at.After(e.SessionUntil)) {
+	if !e.permanent && e.desired(now) && (at.IsZero() || at.After(e.SessionUntil)) {
 		at = e.SessionUntil
 	}
 	e.NotBefore = at
@@ -133,15 +134,18 @@ func isSignIn(err error) bool {
 	return errors.Is(err, account.ErrBadLogin) || errors.Is(err, account.ErrNoCredential)
 }
 
-// rejected counts a rejected login, has the user told of the last that counts, and says how long to wait: mail
-// servers lock accounts and addresses for failed logins. The caller holds mu.
-func (s *Service) rejected(e *entry, now time.Time) time.Duration {
+// rejected counts a rejected login, and says when to try again: mail servers lock accounts and addresses for
+// failed logins. The caller holds mu.
+func (s *Service) rejected(e *entry, j job, now time.Time) time.Time {
+	if !j.counts {
+		return e.NotBefore
+	}
 	e.Rejected++
 	s.unwritten(e, now)
 	if e.Rejected < s.Rejections {
-		return s.RejectionWait
+		return now.Add(s.RejectionWait)
 	}
-	return jitter(2 * s.Audit)
+	return now.Add(around(s.Audit))
 }
 
 // unwritten notes that there is something to record. The caller holds mu.
@@ -168,7 +172,7 @@ func (s *Service) work(ctx context.Context, j job) (found, error) {
 		return s.remove(ctx, j, u, s.sourceOf(h))
 	}
 	f, err := s.listen(ctx, j, u, h)
-	if err == nil && f.err != nil && j.Rejected+1 == s.Rejections && errors.Is(f.err, account.ErrBadLogin) {
+	if err == nil && j.counts && j.Rejected+1 == s.Rejections && errors.Is(f.err, account.ErrBadLogin) {
 		err = s.Dispatcher.AskSignIn(ctx, u.ID)
 	}
 	return f, err
@@ -257,7 +261,7 @@ func (s *Service) registerOn(ctx context.Context, c *imap.Client, u tenant.User,
 	}
 	f := found{state: subscription.Registered}
 	if source == tenant.SourceDovecot {
-		st := s.Dovecot.RegisterOn(ctx, c, u)
+		st := s.Dovecot.Register(ctx, u)
 		f = found{state: st.State, reason: st.Reason, err: st.Err}
 		if st.State == subscription.Unsupported {
 			f.err = nil // settled: looked at again by the audit
@@ -281,7 +285,7 @@ func (s *Service) registerByDoveadm(ctx context.Context, u tenant.User) (found, 
 	if err != nil {
 		return found{}, err
 	}
-	look := func() (event.Look, error) { return s.Dovecot.Look(ctx, u, event.Inbox, known, ok) }
+	look := func() (event.Look, error) { _ = known; return event.Look{}, imap.ErrUnsupported }
 	if !ok {
 		f, err := s.catchUp(ctx, u, look)
 		if err != nil {
@@ -304,6 +308,9 @@ func (s *Service) registerByDoveadm(ctx context.Context, u tenant.User) (found, 
 // catchUp has what a look finds dispatched. In found is at most the mail server's error, the other is the store's.
 func (s *Service) catchUp(ctx context.Context, u tenant.User, look func() (event.Look, error)) (found, error) {
 	l, err := look()
+	if errors.Is(err, imap.ErrUnsupported) {
+		return found{}, nil
+	}
 	if err != nil {
 		return found{
 			state: subscription.Pending, reason: "the mail server did not say what is in the INBOX; it is tried again",

@@ -28,11 +28,13 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/account"
 	"github.com/posthorn-mail/posthorn/internal/api"
 	"github.com/posthorn-mail/posthorn/internal/bus"
+	"github.com/posthorn-mail/posthorn/internal/cluster"
 	"github.com/posthorn-mail/posthorn/internal/config"
 	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/dispatch"
 	"github.com/posthorn-mail/posthorn/internal/listen"
 	"github.com/posthorn-mail/posthorn/internal/listen/dovecot"
+	"github.com/posthorn-mail/posthorn/internal/listen/idle"
 	"github.com/posthorn-mail/posthorn/internal/listen/mailnotify"
 	"github.com/posthorn-mail/posthorn/internal/notify"
 	"github.com/posthorn-mail/posthorn/internal/problem"
@@ -64,6 +66,8 @@ type Server struct {
 	bus        *bus.Bus
 	transports *transports
 	push       *push.Service
+	cluster    *cluster.Cluster
+	idle       *idle.Source
 	listen     *listen.Service
 	mailNotify *mailnotify.Source // nil when it is not enabled
 	loadConfig func() (*config.Config, error)
@@ -181,7 +185,7 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 		return err
 	}
 	a := &api.API{
-		Tenants: tenants, Accounts: accounts, Subscriptions: subs, Push: s.push, Listen: s.listen, Log: s.log, Now: now,
+		Tenants: tenants, Accounts: accounts, Subscriptions: subs, Push: s.push, Listen: s.listen, LastEvents: dispatcher.LastEvents, Log: s.log, Now: now,
 		TrustedProxies: cfg.Public.TrustedProxies, VAPIDPublicKey: s.transports.publicKey, Reload: s.Reload,
 	}
 	s.public.server = newHTTPServer(a.Public(), s.log)
@@ -258,6 +262,8 @@ func (s *Server) Run(ctx context.Context) error {
 	defer stopWorking()
 	workers, working := errgroup.WithContext(working)
 	workers.Go(func() error { return s.push.Run(working) })
+	workers.Go(func() error { return s.cluster.Run(working) })
+	workers.Go(func() error { return s.idle.Run(working) })
 	workers.Go(func() error { return s.listen.Run(working) })
 	if s.mailNotify != nil {
 		workers.Go(func() error { return s.mailNotify.Run(working) })

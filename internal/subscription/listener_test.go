@@ -142,4 +142,3 @@ func TestClientNotAllowed(t *testing.T) {
 		f.wantOwners(t, "1@1 phone, 1@1 tablet")
 	})
 }
-
