@@ -69,20 +69,20 @@ type User struct {
 type PushUser struct {
 	User  string `json:"user"`
 	Login string `json:"login"`
-	// Node is the id of the node that has the listener; empty when none has.
-	Node string `json:"node,omitempty"`
-	// Permanent listeners live with a subscription, others with a session.
+	// Permanent is false for a listener that lives as long as a session is in use.
 	Permanent bool `json:"permanent"`
-	// Source is where events come from: "dovecot", "idle" or "mailnotify"; "auto" before that is known.
+	// Node is the name of the node that has the listener, or its id where names repeat; empty when none has.
+	Node string `json:"node,omitempty"`
+	// Source is where events come from: "dovecot", "idle" or "mailnotify"; empty or "auto" before that is known.
 	Source string `json:"source"`
 	// State is registered, listening, pending, waiting_for_sign_in, foreign, unsupported or client_not_allowed.
 	State   string `json:"state"`
 	Reason  string `json:"reason,omitempty"`
 	Devices int    `json:"devices"`
-	Since   string `json:"since,omitempty"`
-	// LastEvent is when something was last heard of the mailbox, LastError the last thing that went wrong
-	// since it stands.
+	// Since is when State was entered, LastEvent when something was last heard of the mailbox.
+	Since     string `json:"since,omitempty"`
 	LastEvent string `json:"last_event,omitempty"`
+	// LastError is the last failure of the listener, in the words of whatever failed.
 	LastError string `json:"last_error,omitempty"`
 }
 

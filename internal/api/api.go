@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/account"
+	"github.com/posthorn-mail/posthorn/internal/cluster"
 	"github.com/posthorn-mail/posthorn/internal/listen"
 	"github.com/posthorn-mail/posthorn/internal/problem"
 	"github.com/posthorn-mail/posthorn/internal/push"
@@ -34,10 +35,11 @@ type API struct {
 	Subscriptions *subscription.Store
 	Push          *push.Service
 	Listen        *listen.Service
+	Cluster       *cluster.Cluster
 	// LastEvents calls f with when something was last heard of each user's mailbox.
 	LastEvents func(ctx context.Context, f func(u tenant.UserID, at time.Time)) error
-	Log           *slog.Logger
-	Now           func() time.Time
+	Log        *slog.Logger
+	Now        func() time.Time
 	// TrustedProxies are the networks whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
 	// VAPIDPublicKey is what browsers subscribe with; "" when Web Push is off.

@@ -49,6 +49,7 @@ func (a *API) listPushUsers(r *http.Request) (int, any, error) {
 	for _, h := range all {
 		held[h.User] = h
 	}
+	nodes := a.nodeNames()
 	users, err := a.Tenants.Users(ctx, 0, "")
 	if err != nil {
 		return 0, nil, err
@@ -63,7 +64,7 @@ func (a *API) listPushUsers(r *http.Request) (int, any, error) {
 		h, has := held[u.ID]
 		switch {
 		case listens && has:
-			v.Node, v.Permanent, v.Source, v.State, v.Reason, v.Since = h.Node, h.Permanent, h.Source, h.State, h.Reason, stamp(h.Since)
+			v.Node, v.Permanent, v.Source, v.State, v.Reason, v.Since = nodes[h.Node], h.Permanent, h.Source, h.State, h.Reason, stamp(h.Since)
 			v.LastError = h.LastError
 			if h.LastEvent.After(last[u.ID]) {
 				v.LastEvent = stamp(h.LastEvent)
@@ -78,4 +79,19 @@ func (a *API) listPushUsers(r *http.Request) (int, any, error) {
 		list.Items = append(list.Items, v)
 	}
 	return http.StatusOK, list, nil
+}
+
+// nodeNames tells how each live node is called in listings: by its name, unless another has the same.
+func (a *API) nodeNames() map[string]string {
+	all := map[string]string{}
+	count := map[string]int{}
+	for _, m := range a.Cluster.Members() {
+		count[m.Name]++
+	}
+	for _, m := range a.Cluster.Members() {
+		if all[m.ID] = m.Name; m.Name == "" || count[m.Name] > 1 {
+			all[m.ID] = m.ID
+		}
+	}
+	return all
 }

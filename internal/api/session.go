@@ -82,12 +82,19 @@ func (a *API) revokeSession(r *http.Request) (int, any, error) {
 		if err := a.Subscriptions.UnsubscribeDevice(r.Context(), sess.User, ended.Device); err != nil {
 			return 0, nil, err
 		}
-		if _, listening, err := a.Subscriptions.Listener(r.Context(), sess.User); err != nil {
+	}
+	left, err := a.Accounts.Sessions(r.Context(), sess.User)
+	if err != nil || len(left) > 0 {
+		return http.StatusNoContent, nil, err
+	}
+	if err := a.Subscriptions.Inactive(r.Context(), sess.User); err != nil {
+		return 0, nil, err
+	}
+	if _, listening, err := a.Subscriptions.Listener(r.Context(), sess.User); err != nil {
+		return 0, nil, err
+	} else if !listening { // else the listener's end forgets it: it is needed to unregister
+		if err := a.Accounts.ForgetCredential(r.Context(), sess.User); err != nil {
 			return 0, nil, err
-		} else if !listening { // else the listener's end forgets it: it is needed to unregister
-			if err := a.Accounts.ForgetCredential(r.Context(), sess.User); err != nil {
-				return 0, nil, err
-			}
 		}
 	}
 	return http.StatusNoContent, nil, nil

@@ -63,6 +63,10 @@ func TestDefaults(t *testing.T) {
 		MailNotify: MailNotify{
 			Listen: "127.0.0.1:23420", Rate: 200, Burst: 2000, Delay: Duration(time.Second),
 		},
+		Listen: Listen{
+			AllowPermanentPush: true, LoginsPerSecond: 500, HostLoginsPerSecond: 300, AtOnce: 64, Audit: Duration(6 * time.Hour),
+			Poll: Duration(5 * time.Minute), Rejections: 3, RejectionWait: Duration(10 * time.Minute),
+		},
 		Sessions: Sessions{Lifetime: Duration(90 * 24 * time.Hour), MaxPerUser: 50},
 		SignIn:   SignIn{AttemptsPerLogin: 10, AttemptsPerAddress: 100, Window: Duration(15 * time.Minute)},
 		Push: Push{

@@ -161,7 +161,7 @@ func (s *Service) Run(ctx context.Context) error {
 	})
 	err = all.Wait()
 	s.holders.Wait()
-	s.write(context.WithoutCancel(ctx), true)
+	s.write(context.WithoutCancel(ctx), func(*entry) bool { return true })
 	return err
 }
 
@@ -409,19 +409,23 @@ func (s *Service) writeLoop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			s.write(ctx, false)
+			s.write(ctx, s.worthWriting)
 		}
 	}
 }
 
-// write records what was found out; all of it, or without what may pass in a moment.
-func (s *Service) write(ctx context.Context, all bool) {
+// worthWriting leaves out a failure that may pass in a moment. The caller holds mu.
+func (s *Service) worthWriting(e *entry) bool {
+	return e.State != subscription.Pending || e.Attempt != 1 || s.Now().Sub(e.unwritten) >= patience
+}
+
+// write records what was found out of those entries.
+func (s *Service) write(ctx context.Context, which func(*entry) bool) {
 	for {
 		var batch []subscription.Listener
-		now := s.Now()
 		s.mu.Lock()
 		for u, e := range s.dirty {
-			if !all && e.State == subscription.Pending && e.Attempt == 1 && now.Sub(e.unwritten) < patience {
+			if !which(e) {
 				continue
 			}
 			delete(s.dirty, u)
@@ -440,7 +444,7 @@ func (s *Service) write(ctx context.Context, all bool) {
 			s.rest(ctx, err)
 			for _, l := range batch {
 				if e := s.entries[l.User]; e != nil {
-					s.unwritten(e, now)
+					s.unwritten(e, s.Now())
 				}
 			}
 			return

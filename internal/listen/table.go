@@ -165,16 +165,10 @@ func (t *table) drop(e *entry) {
 	t.unschedule(e)
 	delete(t.entries, e.User)
 	e.dropped = true
-	e.tell()
-	e.tell() // there is no later
-}
-
-// tell wakes those who waited for the work that has ended.
-func (e *entry) tell() {
-	for _, done := range e.waiting {
+	for _, done := range append(e.waiting, e.later...) {
 		close(done)
 	}
-	e.waiting, e.later = e.later, nil
+	e.waiting, e.later = nil, nil
 }
 
 // begin picks the next entry to work on, or says how long there is none: mail hosts take turns.

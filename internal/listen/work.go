@@ -42,7 +42,21 @@ func (s *Service) run(ctx context.Context, e *entry, j job) {
 	f, err := s.work(working, j)
 	cancel()
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.finish(ctx, e, j, f, err)
+	_, unwritten := s.dirty[j.User]
+	waited := e.waiting
+	e.waiting, e.later = e.later, nil
+	s.mu.Unlock()
+	if len(waited) > 0 && unwritten { // who was waited for is recorded at once
+		s.write(context.WithoutCancel(ctx), func(one *entry) bool { return one == e })
+	}
+	for _, done := range waited {
+		close(done)
+	}
+}
+
+// finish takes the outcome of work. The caller holds mu.
+func (s *Service) finish(ctx context.Context, e *entry, j job, f found, err error) {
 	s.end(e, j.MailHost)
 	now := s.Now()
 	switch {
@@ -66,7 +80,6 @@ func (s *Service) run(ctx context.Context, e *entry, j job) {
 	default:
 		s.learn(ctx, e, j, f, now)
 	}
-	e.tell()
 }
 
 // learn records what was found out, and when to look again. The caller holds mu.

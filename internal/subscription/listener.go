@@ -64,7 +64,8 @@ const (
 	sqlWantListener = `INSERT INTO listeners (context_id, user_id, wanted, state, reason, attempt, not_before_ms, since_ms, active_ms)
 		VALUES (?, ?, 1, 'pending', '', 0, ?, ?, ?)
 		ON CONFLICT (context_id, user_id) DO UPDATE SET wanted = 1, active_ms = excluded.active_ms`
-	sqlUnwantListener  = `UPDATE listeners SET wanted = 0 WHERE context_id = ? AND user_id = ? AND wanted = 1`
+	// Who ends his last subscription has said what he wants: his session is no reason to go on.
+	sqlUnwantListener  = `UPDATE listeners SET wanted = 0, session_until_ms = 0 WHERE context_id = ? AND user_id = ? AND wanted = 1`
 	sqlSessionListener = `INSERT INTO listeners (context_id, user_id, wanted, state, reason, attempt, not_before_ms, since_ms, active_ms, session_until_ms)
 		VALUES (?, ?, 0, 'pending', '', 0, ?, ?, ?, ?)
 		ON CONFLICT (context_id, user_id) DO UPDATE SET active_ms = excluded.active_ms, session_until_ms = excluded.session_until_ms`
@@ -75,6 +76,7 @@ const (
 	sqlCountListeners = `SELECT state, COUNT(*) FROM listeners WHERE wanted = 1 OR session_until_ms > ? GROUP BY state`
 	sqlSetListener    = `UPDATE listeners SET state = ?, reason = ?, rejected = ?, attempt = ?, not_before_ms = ?, since_ms = ?
 		WHERE context_id = ? AND user_id = ?`
+	sqlEndSession     = `UPDATE listeners SET session_until_ms = 0 WHERE context_id = ? AND user_id = ?`
 	sqlRemoveListener = `DELETE FROM listeners WHERE context_id = ? AND user_id = ? AND wanted = 0 AND session_until_ms <= ?`
 )
 
@@ -146,6 +148,19 @@ func (s *Store) Active(ctx context.Context, u tenant.UserID, client string) erro
 	})
 	if err != nil {
 		return fmt.Errorf("note that %s is active: %w", u, err)
+	}
+	s.watch([]tenant.UserID{u})
+	return nil
+}
+
+// Inactive notes that a user has no session any more.
+func (s *Store) Inactive(ctx context.Context, u tenant.UserID) error {
+	err := s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		_, err := tx.Exec(ctx, sqlEndSession, u.Context, u.ID)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("note that %s has no session: %w", u, err)
 	}
 	s.watch([]tenant.UserID{u})
 	return nil

@@ -1,6 +1,7 @@
 package subscription_test
 
 import (
+	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -98,6 +99,21 @@ func TestListener(t *testing.T) {
 		if _, ok, err := f.Listener(ctx, user(1)); ok || err != nil {
 			t.Fatalf("%v, %v", ok, err)
 		}
+
+		// So does the last subscription's end, and that of the last session.
+		for _, end := range []func(id string) error{
+			func(id string) error { return f.Unsubscribe(ctx, user(3), id) },
+			func(id string) error { return errors.Join(f.Inactive(ctx, user(3)), f.Unsubscribe(ctx, user(3), id)) },
+		} {
+			sub := f.subscribe(t, session(3, "s"), request("watch"))
+			if err := f.Active(ctx, user(3), "app"); err != nil {
+				t.Fatal(err)
+			}
+			if err := end(sub.ID); err != nil || f.listener(t, 3).InSession(f.now()) {
+				t.Errorf("in session after the end, %v", err)
+			}
+		}
+		f.watched = nil
 
 		// A session makes one where there is none, if its client may have pushes.
 		if err := f.Active(ctx, user(2), "banned"); err != nil {
