@@ -18,6 +18,9 @@ func (c *Config) Check() Problems {
 	k := checker{c: c}
 	walk("", reflect.ValueOf(c).Elem(), k.bounds)
 	k.stateDir()
+	if !installationID.MatchString(c.InstallationID) {
+		k.add("installation_id", "it must have 1 to 64 letters, digits and . - _")
+	}
 	k.database()
 	k.bus()
 	k.listeners()
@@ -72,6 +75,9 @@ func (k *checker) bounds(key string, f field, v reflect.Value) {
 		}
 	}
 }
+
+// installationID is of characters that stand for themselves in METADATA.
+var installationID = regexp.MustCompile(`^[A-Za-z0-9._-]{0,64}$`)
 
 // maxStateDir leaves room for the socket's name in the 104 bytes of the shortest sockaddr_un, macOS's.
 const maxStateDir = 90

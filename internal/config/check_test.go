@@ -24,6 +24,11 @@ func TestCheck(t *testing.T) {
 		{"long state_dir", "state_dir: /" + strings.Repeat("x", 90), `posthorn.yml:1: state_dir: the path has 91 bytes, more than the 90 that leave room for a socket: choose a shorter one`},
 		{"state_dir that fits", "state_dir: /" + strings.Repeat("x", 89), ``},
 
+		{"installation_id", "installation_id: " + strings.Repeat("aZ0.", 15) + "_-.x", ``},
+		{"long installation_id", "installation_id: " + strings.Repeat("x", 65), `posthorn.yml:1: installation_id: it must have 1 to 64 letters, digits and . - _`},
+		{"installation_id with a TAB", "installation_id: \"a\\tuser=1@1\"", `posthorn.yml:1: installation_id: it must have 1 to 64 letters, digits and . - _`},
+		{"installation_id with a line break", "installation_id: \"a\\n\"", `posthorn.yml:1: installation_id: it must have 1 to 64 letters, digits and . - _`},
+
 		{"database", "database: {url: mysql://canary}", `posthorn.yml:1: database.url: it must begin with postgres:// or sqlite:`},
 		{"database URL", "database: {url: 'postgres://u:canary%@h/n'}", `posthorn.yml:1: database.url: the form is postgres://user:password@host/name, with special characters of the password percent-encoded`},
 		{"sqlite URL", "database: {url: 'sqlite:///x'}", `posthorn.yml:1: database.url: the form is sqlite:PATH, such as sqlite:/var/lib/posthorn/posthorn.db`},

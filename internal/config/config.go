@@ -36,6 +36,15 @@ type Config struct {
 	// Example: /var/lib/posthorn
 	StateDir string `yaml:"state_dir" is:"path"`
 
+	// What tells this installation's registrations from those of another one that has the same users at the
+	// same Dovecot, such as a test system: 1 to 64 letters, digits and . - _. When set, each registration that
+	// Posthorn writes bears it ("by="), and one that bears another is left alone. All nodes of a cluster have the
+	// same. Empty: registrations are written as the original system writes them.
+	//
+	// Danger: registrations that bear the id before a change are another's after it, and must be removed at the mail server.
+	// Example: production
+	InstallationID string `yaml:"installation_id"`
+
 	// What Posthorn writes about itself, to standard error.
 	Log Log `yaml:"log"`
 

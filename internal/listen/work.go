@@ -10,6 +10,7 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/account"
 	"github.com/posthorn-mail/posthorn/internal/event"
 	"github.com/posthorn-mail/posthorn/internal/imap"
+	"github.com/posthorn-mail/posthorn/internal/listen/dovecot"
 	"github.com/posthorn-mail/posthorn/internal/listen/idle"
 	"github.com/posthorn-mail/posthorn/internal/subscription"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
@@ -274,7 +275,7 @@ func (s *Service) registerOn(ctx context.Context, c *imap.Client, u tenant.User,
 	}
 	f := found{state: subscription.Registered}
 	if source == tenant.SourceDovecot {
-		st := s.Dovecot.Register(ctx, u)
+		st := s.Dovecot.RegisterOn(ctx, c, u)
 		f = found{state: st.State, reason: st.Reason, err: st.Err}
 		if st.State == subscription.Unsupported {
 			f.err = nil // settled: looked at again by the audit
@@ -298,10 +299,11 @@ func (s *Service) registerByDoveadm(ctx context.Context, u tenant.User) (found, 
 	if err != nil {
 		return found{}, err
 	}
-	look := func() (event.Look, error) { _ = known; return event.Look{}, imap.ErrUnsupported }
+	look := func() (event.Look, error) { return s.Dovecot.Look(ctx, u, event.Inbox, known, ok) }
 	if !ok {
 		f, err := s.catchUp(ctx, u, look)
-		if err != nil {
+		if err != nil || f.err != nil {
+			f.state, f.reason = subscription.Pending, dovecot.Reason(f.err)
 			return f, err
 		}
 		if known, ok, err = s.Dispatcher.Known(ctx, u.ID, event.Inbox); err != nil {

@@ -30,7 +30,7 @@ func (s *Server) buildListen(ctx context.Context, tenants *tenant.Store, account
 	s.idle = &idle.Source{Accounts: accounts, Tenants: tenants, Dispatcher: dispatcher, Log: s.log, Now: now}
 	s.listen, err = listen.New(listen.Config{
 		Subscriptions: subs, Tenants: tenants, Accounts: accounts, Dispatcher: dispatcher, Cluster: s.cluster, Bus: s.bus,
-		Dovecot: &dovecot.Source{Accounts: accounts, Tenants: tenants}, Idle: s.idle, Log: s.log, Metrics: reg, Now: now,
+		Dovecot: &dovecot.Source{Accounts: accounts, Tenants: tenants, InstallationID: s.cfg.InstallationID, Now: now}, Idle: s.idle, Log: s.log, Metrics: reg, Now: now,
 		AtOnce: c.AtOnce, LoginsPerSecond: c.LoginsPerSecond, HostLoginsPerSecond: c.HostLoginsPerSecond,
 		Audit: time.Duration(c.Audit), Rejections: c.Rejections, RejectionWait: time.Duration(c.RejectionWait),
 	})
