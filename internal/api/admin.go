@@ -185,7 +185,10 @@ func (a *API) removeUser(r *http.Request) (int, any, error) {
 	if _, _, err := a.Listen.Await(waiting, id); err != nil {
 		return 0, nil, err
 	}
-	return http.StatusNoContent, nil, a.Tenants.RemoveUser(r.Context(), id)
+	if err := a.Tenants.RemoveUser(r.Context(), id); err != nil {
+		return 0, nil, err
+	}
+	return http.StatusNoContent, nil, a.Accounts.UserRemoved(r.Context(), id)
 }
 
 // sourceDovecot names where a listener's events come from.
