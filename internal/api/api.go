@@ -22,6 +22,7 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/account"
 	"github.com/posthorn-mail/posthorn/internal/cluster"
 	"github.com/posthorn-mail/posthorn/internal/listen"
+	"github.com/posthorn-mail/posthorn/internal/onboard"
 	"github.com/posthorn-mail/posthorn/internal/problem"
 	"github.com/posthorn-mail/posthorn/internal/push"
 	"github.com/posthorn-mail/posthorn/internal/subscription"
@@ -35,6 +36,7 @@ type API struct {
 	Subscriptions *subscription.Store
 	Push          *push.Service
 	Listen        *listen.Service
+	Doctor        *onboard.Doctor
 	Cluster       *cluster.Cluster
 	// LastEvents calls f with when something was last heard of each user's mailbox.
 	LastEvents func(ctx context.Context, f func(u tenant.UserID, at time.Time)) error

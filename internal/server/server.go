@@ -202,11 +202,13 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 	}
 	a := &api.API{
 		Tenants: tenants, Accounts: accounts, Subscriptions: subs, Push: s.push, Listen: s.listen, Cluster: s.cluster,
-		LastEvents: dispatcher.LastEvents, Log: s.log, Now: now, TrustedProxies: cfg.Public.TrustedProxies, VAPIDPublicKey: s.transports.publicKey, Reload: s.Reload,
+		LastEvents: dispatcher.LastEvents, Log: s.log, Now: now, TrustedProxies: cfg.Public.TrustedProxies,
+		VAPIDPublicKey: s.transports.publicKey, Reload: s.Reload, Doctor: s.doctor(tenants, accounts, subs, dispatcher),
 	}
 	s.public.server = newHTTPServer(a.Public(), s.log)
 	s.internal.server = newHTTPServer(s.internalMux(notifier, reg), s.log)
 	s.admin.server = newHTTPServer(a.Admin(), s.log)
+	s.admin.server.ReadTimeout = 0 // its end would cancel a request whose answer takes longer, as the doctor's does
 	return nil
 }
 
