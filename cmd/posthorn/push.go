@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -33,7 +34,9 @@ func (c *cli) pushUsers() *cobra.Command {
 		Long: `List the users who have subscribed devices, and the state of each one's listener at the mail host:
 
   registered           the mail host notifies us of this user's mail
+  listening            we hold a connection to the mail host, or look there now and then
   pending              not done yet; REASON says why, and we keep trying
+  waiting_for_sign_in  there is no password, or a rejected one; the user's next sign-in brings it
   foreign              another system's registration is in the mailbox; ours would overwrite it
   unsupported          the mail host offers no METADATA, so nobody can register there
   client_not_allowed   this client may not be told`,
@@ -50,9 +53,12 @@ func (c *cli) pushUsers() *cobra.Command {
 			}
 			return table[api.PushUser]{
 				empty:  nothing(args, "Nobody has a listener: no device has subscribed.", "%s has no listener: no device has subscribed."),
-				header: []string{"USER", "LOGIN", "SOURCE", "STATE", "DEVICES", "SINCE", "REASON"},
+				header: []string{"USER", "LOGIN", "NODE", "SOURCE", "PERMANENT", "STATE", "DEVICES", "SINCE", "LAST EVENT", "REASON"},
 				row: func(u api.PushUser) []string {
-					return []string{u.User, u.Login, u.Source, u.State, strconv.Itoa(u.Devices), c.when(u.Since), u.Reason}
+					return []string{
+						u.User, u.Login, u.Node, u.Source, yes(u.Permanent), u.State, strconv.Itoa(u.Devices),
+						c.when(u.Since), c.when(u.LastEvent), cmp.Or(u.Reason, u.LastError),
+					}
 				},
 			}.print(c, items)
 		},

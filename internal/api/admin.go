@@ -81,6 +81,7 @@ func (a *API) Admin() http.Handler {
 	a.route(mux, "/admin/v1/users", map[string]handler{"GET": a.listUsers, "POST": a.addUser})
 	a.route(mux, "/admin/v1/users/{user}", map[string]handler{"DELETE": a.removeUser})
 	a.route(mux, "/admin/v1/push/users", map[string]handler{"GET": a.listPushUsers})
+	a.route(mux, "/admin/v1/push/registrations", map[string]handler{"GET": a.listRegistrations, "DELETE": a.unregister})
 	a.route(mux, "/admin/v1/push/devices", map[string]handler{"GET": a.listPushDevices})
 	a.route(mux, "/admin/v1/push/test", map[string]handler{"POST": a.pushTest})
 	a.route(mux, "/admin/v1/push/explain/{user}", map[string]handler{"GET": a.pushExplain})

@@ -65,18 +65,25 @@ type User struct {
 	MailHost string `json:"mailhost"`
 }
 
-// PushUser is one user with a listener, wanted or registered.
+// PushUser is one user with a listener, wanted or there.
 type PushUser struct {
-	User      string `json:"user"`
-	Login     string `json:"login"`
-	Permanent bool   `json:"permanent"`
-	// Source is where events come from: "dovecot".
+	User  string `json:"user"`
+	Login string `json:"login"`
+	// Permanent is false for a listener that lives as long as a session is in use.
+	Permanent bool `json:"permanent"`
+	// Node is the name of the node that owns the listener.
+	Node string `json:"node,omitempty"`
+	// Source is where events come from: "dovecot", "idle" or "mailnotify".
 	Source string `json:"source"`
-	// State is registered, pending, foreign, unsupported or client_not_allowed.
+	// State is registered, listening, pending, waiting_for_sign_in, foreign, unsupported or client_not_allowed.
 	State   string `json:"state"`
 	Reason  string `json:"reason,omitempty"`
 	Devices int    `json:"devices"`
-	Since   string `json:"since,omitempty"`
+	// Since is when State was entered, LastEvent when something was last heard of the mailbox.
+	Since     string `json:"since,omitempty"`
+	LastEvent string `json:"last_event,omitempty"`
+	// LastError is the last failure of the listener, in the words of whatever failed.
+	LastError string `json:"last_error,omitempty"`
 }
 
 // PushDevice is one subscription.

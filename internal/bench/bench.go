@@ -107,6 +107,7 @@ type runner struct {
 	exe    string
 	dir    string
 	clean  []string // more directories of the run, with short names
+	port   int      // the last that freePorts looked at
 	report Report
 }
 

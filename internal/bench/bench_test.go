@@ -242,8 +242,10 @@ func TestPage(t *testing.T) {
 		{Name: "notify.cpu_us", Value: 100, Unit: "us", Runs: []float64{90, 100, 120}},
 		{Name: "notify.baseline_commit_cpu_us", Value: 50, Unit: "us"},
 		{Name: "memory.rss_mb", Value: 119, Unit: "MB"},
-		{Name: "idle.tls_rss_kib", Value: 20.5, Unit: "KiB"}, {Name: "idle.connections", Value: 15000, Unit: "connections"},
-		{Name: "failover.seconds_3", Value: 5.25, Unit: "s"}, {Name: "failover.seconds_2", Value: 11, Unit: "s"},
+		{Name: "idle.tls_rss_kib", Value: 20.5, Unit: "KiB"},
+		{Name: "idle.connections", Value: 15000, Unit: "connections"},
+		{Name: "failover.seconds_3", Value: 5.25, Unit: "s"},
+		{Name: "failover.seconds_2", Value: 11, Unit: "s"},
 		{Name: "reconnect.refused", Value: 0, Unit: "logins"},
 	}})
 	if err != nil {

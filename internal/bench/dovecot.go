@@ -27,7 +27,7 @@ const (
 	doveadmKey     = "bench-doveadm-key"
 	masterLogin    = "bench-master"
 	masterPassword = "bench-master-password"
-	userPassword   = "bench-user-password" //nolint:gosec // of users that live as long as the run
+	userPassword   = "bench-user-password"
 )
 
 // dovecot is a real one with users of its own.
@@ -148,7 +148,7 @@ func (r *runner) startDovecot(ctx context.Context, users int, notify []string) (
 	if err != nil || !strings.HasPrefix(string(version), "2.3.") {
 		return nil, fmt.Errorf("%w (%s is version %q)", errMissing, program, bytes.TrimSpace(version))
 	}
-	ports, err := freePorts(ctx, 3)
+	ports, err := r.freePorts(ctx, 3)
 	if err != nil {
 		return nil, err
 	}
@@ -212,7 +212,7 @@ func (r *runner) startDovecot(ctx context.Context, users int, notify []string) (
 		return err1 == nil && err2 == nil, nil
 	})
 	if err != nil {
-		said, _ := os.ReadFile(filepath.Join(dir, "dovecot.log"))
+		said, _ := os.ReadFile(filepath.Join(dir, "dovecot.log")) //nolint:gosec // our own file
 		return nil, errors.Join(fmt.Errorf("%w: %s %s", err, d.said(), tail(string(said))), d.stop())
 	}
 	return d, nil

@@ -173,7 +173,7 @@ func (g *rig) resting(ctx context.Context) (kib float64, err error) {
 	}
 	g.config = filepath.Join(g.dir, "resting.yml")
 	defer func() { g.config = usual }()
-	if err := os.WriteFile(g.config, append(text, restingSettings...), 0o600); err != nil {
+	if err := os.WriteFile(g.config, append(text, restingSettings...), 0o600); err != nil { //nolint:gosec // our own file
 		return 0, err
 	}
 	if err := g.up(ctx); err != nil {

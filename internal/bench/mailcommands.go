@@ -3,6 +3,7 @@ package bench
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -159,13 +160,11 @@ func (c *mailConn) command() error {
 		}
 		return ok(statusLine(args[1:]))
 	case "LIST":
-		lines := `* LIST (\HasNoChildren) "/" INBOX` + "\r\n"
-		for i, w := range args {
-			if strings.EqualFold(w, "STATUS") {
-				lines += statusLine(args[i+1:])
-			}
+		line := `* LIST (\HasNoChildren) "/" INBOX` + "\r\n"
+		if i := slices.IndexFunc(args, func(w string) bool { return strings.EqualFold(w, "STATUS") }); i >= 0 {
+			line += statusLine(args[i+1:])
 		}
-		return ok(lines)
+		return ok(line)
 	case "UID FETCH", "FETCH":
 		return ok(fetchLines(args))
 	case "UID SEARCH":

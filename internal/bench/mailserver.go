@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"sync"
@@ -106,14 +107,10 @@ func mailserverChild(ctx context.Context, cfg mailserverConfig, out io.Writer) e
 func (s *mailserver) stats() mailserverStats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st := mailserverStats{
+	return mailserverStats{
 		Open: int(s.open.Load()), Idling: int(s.idling.Load()), Logins: s.logins, Refused: s.refused, Peak: s.peak,
-		Commands: map[string]int{}, Talk: s.talk,
+		Commands: maps.Clone(s.commands), Talk: s.talk,
 	}
-	for name, n := range s.commands {
-		st.Commands[name] = n
-	}
-	return st
 }
 
 // login counts one and says whether it is refused for its rate.

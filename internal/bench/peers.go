@@ -135,7 +135,7 @@ func (r *runner) startPostgres(ctx context.Context) (_ *peer, url string, err er
 	err = until(ctx, 30*time.Second, "PostgreSQL answers", func() (bool, error) {
 		d, err := db.Open(ctx, url, db.Options{})
 		if err != nil {
-			return false, nil
+			return false, nil //nolint:nilerr // not yet
 		}
 		return true, d.Close()
 	})
@@ -145,19 +145,23 @@ func (r *runner) startPostgres(ctx context.Context) (_ *peer, url string, err er
 	return p, url, nil
 }
 
-// freePorts finds ports of 127.0.0.1 that nobody listens on, below those that outgoing connections get.
-func freePorts(ctx context.Context, n int) ([]int, error) {
+// freePorts finds ports of 127.0.0.1 that nobody listens on, below those that outgoing connections get, and
+// finds none twice.
+func (r *runner) freePorts(ctx context.Context, n int) ([]int, error) {
 	var lc net.ListenConfig
 	var ports []int
-	for port := 20000 + os.Getpid()%5000; port < 32000 && len(ports) < n; port++ {
-		ln, err := lc.Listen(ctx, "tcp", "127.0.0.1:"+strconv.Itoa(port))
+	if r.port == 0 {
+		r.port = 20000 + os.Getpid()%5000
+	}
+	for ; r.port < 32000 && len(ports) < n; r.port++ {
+		ln, err := lc.Listen(ctx, "tcp", address(r.port))
 		if err != nil {
 			continue
 		}
 		if err := ln.Close(); err != nil {
 			return nil, err
 		}
-		ports = append(ports, port)
+		ports = append(ports, r.port)
 	}
 	if len(ports) < n {
 		return nil, errors.New("there are no free ports")

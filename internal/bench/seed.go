@@ -1,9 +1,11 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -45,8 +47,8 @@ type seedHost struct {
 	Name           string
 	Port           int    // on 127.0.0.1; 0: nobody listens there
 	CA             string // PEM, for TLS; empty: in clear
-	Source         string
-	PasswordSource string
+	Source         string // empty: auto
+	PasswordSource string // empty: session
 	MasterLogin    string
 	MasterPassword string
 	DoveadmURL     string
@@ -134,17 +136,26 @@ func (s *seeder) group(ctx context.Context, d *db.DB, g seedGroup) error {
 
 func (s *seeder) host(ctx context.Context, tx *db.Tx, h seedHost) error {
 	security, port := "none", 1
+	h.Source, h.PasswordSource = cmp.Or(h.Source, "auto"), cmp.Or(h.PasswordSource, "session")
 	if h.CA != "" {
 		security = "tls"
 	}
 	if h.Port > 0 {
 		port = h.Port
 	}
-	return insert(ctx, tx, "mailhosts", map[string]any{
+	row := map[string]any{
 		"name": h.Name, "imap_host": "127.0.0.1", "imap_port": port, "security": security, "insecure": 0, "ca": h.CA,
 		"notify_login": nil, "notify_hash": "", "user_form": "login", "keyed_alias": 0, "allow_from": "[]", "contexts": "[]",
-		"created_ms": s.now,
-	})
+		"created_ms": s.now, "source": h.Source, "password_source": h.PasswordSource, "master_login": h.MasterLogin, "doveadm_url": h.DoveadmURL,
+	}
+	if h.MasterPassword+h.DoveadmKey != "" {
+		text, err := json.Marshal(map[string]string{"master_password": h.MasterPassword, "doveadm_key": h.DoveadmKey})
+		if err != nil {
+			return err
+		}
+		row["secrets"] = s.keys.Seal("mailhost/"+h.Name, text)
+	}
+	return insert(ctx, tx, "mailhosts", row)
 }
 
 func (s *seeder) user(ctx context.Context, tx *db.Tx, g seedGroup, i int) error {

@@ -32,7 +32,7 @@ type running struct {
 }
 
 // startServerAt starts a server as an operator would run one, in this process.
-func startServerAt(t *testing.T, e external) running {
+func startServerAt(t testing.TB, e external) running {
 	t.Helper()
 	o := &server.Options{Host: "127.0.0.1", Port: -1, NoSigs: true, NoLog: true}
 	if e.address != "" {

@@ -22,6 +22,7 @@ func (c *Config) Check() Problems {
 	k.bus()
 	k.listeners()
 	k.notify()
+	k.mailNotify()
 	if c.Push.CoalesceMax < c.Push.Coalesce {
 		k.add("push.coalesce_max", "%s is less than push.coalesce (%s): the longest wait cannot be the shorter one", c.Push.CoalesceMax, c.Push.Coalesce)
 	}

@@ -55,6 +55,16 @@ func TestCheck(t *testing.T) {
 		{"no login", "internal: {notify: {login: ''}}", `posthorn.yml:1: internal.notify.login: it must not be empty`},
 		{"two lines of password", "internal: {notify: {password: \"canary\\nb\"}}", `posthorn.yml:1: internal.notify.password: it must be one line without control characters`},
 
+		{"mailnotify", "mailnotify: {enabled: true}", ``},
+		{"mailnotify towards others", "mailnotify: {listen: ':23420', enabled: true}", `posthorn.yml:1: mailnotify.allow_from: name the networks of the mail servers, because others than this machine can send to mailnotify.listen: a report carries no proof of who sent it`},
+		{"mailnotify towards others, off", "mailnotify: {listen: ':23420'}", ``},
+		{"mailnotify from some", "mailnotify: {listen: ':23420', enabled: true, allow_from: [10.0.0.0/8]}", ``},
+		{"mailnotify to a group", "mailnotify: {enabled: true, multicast_group: 239.192.0.23}", `posthorn.yml:1: mailnotify.allow_from: name the networks of the mail servers, because others than this machine can send to mailnotify.listen: a report carries no proof of who sent it`},
+		{"no group", "mailnotify: {multicast_group: 10.0.0.1}", `posthorn.yml:1: mailnotify.multicast_group: "10.0.0.1" is not a multicast address, such as 239.192.0.23`},
+		{"interface without a group", "mailnotify: {interface: eth1}", `posthorn.yml:1: mailnotify.interface: it is only beside mailnotify.multicast_group`},
+		{"mailnotify port", "mailnotify: {listen: 127.0.0.1}", `posthorn.yml:1: mailnotify.listen: "127.0.0.1" is not an address and a port, such as 127.0.0.1:8008 or [::1]:8008`},
+		{"mailnotify domain", "mailnotify: {domains: ['@example.org']}", `posthorn.yml:1: mailnotify.domains[0]: "@example.org" is not a domain, such as example.org`},
+
 		{"public http", "public: {url: 'http://push.example.com'}", `posthorn.yml:1: public.url: it must begin with https://, as secrets travel over it`},
 		{"public http on loopback", "public: {url: 'http://127.0.0.1:8008'}", ``},
 		{"public path", "public: {url: 'https://push.example.com/'}", `posthorn.yml:1: public.url: remove what follows the host and port: https://push.example.com`},

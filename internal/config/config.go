@@ -52,6 +52,9 @@ type Config struct {
 	// The listener for mail servers and monitoring: notifications, metrics, health.
 	Internal Internal `yaml:"internal"`
 
+	// Reports of new mail by UDP, as Cyrus IMAP makes them for its notifyd.
+	MailNotify MailNotify `yaml:"mailnotify"`
+
 	// The sessions of signed-in devices.
 	Sessions Sessions `yaml:"sessions"`
 
@@ -166,6 +169,57 @@ type Notify struct {
 	//
 	// Example: [127.0.0.1/32, 10.1.2.0/24]
 	AllowFrom []netip.Prefix `yaml:"allow_from"`
+}
+
+// MailNotify is the section mailnotify.
+type MailNotify struct {
+	// Whether such reports are received. They are for the users of mail hosts whose source is mailnotify or
+	// auto. A report says only that there is something new in a user's mailbox: Posthorn looks there.
+	Enabled bool `yaml:"enabled" default:"false"`
+
+	// The address and port to receive at. With multicast_group, only the port counts.
+	//
+	// Danger: a report carries no proof of who sent it. On any but a loopback address, allow_from must name the mail servers, and the network must not let others send with their addresses; whoever can still send makes Posthorn look at mailboxes, within the limits below.
+	Listen string `yaml:"listen" default:"127.0.0.1:23420"`
+
+	// A multicast group to join instead, so that each node of a cluster hears each report. One node is enough:
+	// it tells the others.
+	//
+	// Example: 239.192.0.23
+	MulticastGroup string `yaml:"multicast_group"`
+
+	// The network interface on which the group is joined. Empty: the system's choice.
+	//
+	// Example: eth1
+	Interface string `yaml:"interface"`
+
+	// The networks that are heard. Empty: any, which is for a loopback address only.
+	//
+	// Example: [10.1.2.0/24]
+	AllowFrom []netip.Prefix `yaml:"allow_from"`
+
+	// Where the user's login ends within the name that is sent. With @, the login is what stands before it.
+	// Empty: the name is the login.
+	//
+	// Example: +
+	LoginDelimiter string `yaml:"login_delimiter"`
+
+	// The domains that a name without one may belong to, for mail servers that send anna where the login is
+	// anna@example.org. A name that fits several users is for all of them.
+	//
+	// Example: [example.org]
+	Domains []string `yaml:"domains"`
+
+	// How many reports a second each sender may make, in the long run. More are dropped, and found by the next
+	// look at the mailbox.
+	Rate int `yaml:"rate" default:"200" min:"1" max:"1000000"`
+
+	// How many reports each sender may make at once.
+	Burst int `yaml:"burst" default:"2000" min:"1" max:"1000000"`
+
+	// The least time between two looks at one mailbox: the first report is followed at once, those within this
+	// time after it by one more look.
+	Delay Duration `yaml:"delay" default:"1s" min:"0s" max:"5m"`
 }
 
 // Sessions is the section sessions.

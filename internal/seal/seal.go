@@ -1,8 +1,11 @@
-// Package seal encrypts small secrets at rest: AES-256-GCM, bound to their owner.
+// Package seal encrypts small secrets: AES-256-GCM, bound to their owner.
 //
 // A sealed value can be opened only with the key that its key id names and for the owner it was
 // sealed for: a row copied to another user opens as an error, never as a password. Every failure
 // is an error; nothing falls back to clear text. It does not store anything.
+//
+// Keys come from a key file or from passphrases; a ring may hold both. The first key seals, the others open
+// what they sealed until [Keyring.Reseal] has put the first in their place.
 //
 // A Keyring is immutable and safe for concurrent use.
 package seal
@@ -18,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 )
 
@@ -28,8 +32,16 @@ const KeySize = 32
 // this ring. It does not say which part was wrong.
 var ErrOpen = errors.New("sealed value cannot be opened: wrong key, wrong owner, or damaged")
 
-// version begins each sealed value: "v1.<key id>.<base64url(nonce | ciphertext | tag)>".
-const version = "v1"
+const (
+	// current begins each value that is sealed: "v2.<key id>.<base64url(salt | nonce | ciphertext | tag)>". The
+	// value has an AES key of its own, HKDF-Expand (RFC 5869 section 2.3) of the key with the salt.
+	current = "v2"
+	// direct begins values of earlier builds, which are opened still: the key itself is the AES key, and
+	// there is no salt.
+	direct = "v1"
+	// saltSize makes the keys of 2^64 values differ, so no bound on values a key is in sight.
+	saltSize = 16
+)
 
 // Keyring seals with its first key and opens with any.
 type Keyring struct {
@@ -39,14 +51,18 @@ type Keyring struct {
 type key struct {
 	id     string
 	secret [KeySize]byte
-	aead   cipher.AEAD
+}
+
+func newKey(secret [KeySize]byte) key {
+	sum := sha256.Sum256(secret[:])
+	return key{id: hex.EncodeToString(sum[:4]), secret: secret}
 }
 
 // LogValue keeps keys out of logs.
 func (k *Keyring) LogValue() slog.Value { return slog.StringValue("[keys redacted]") }
 
-// String keeps keys out of formatted text.
-func (k *Keyring) String() string { return "[keys redacted]" }
+// Format keeps keys out of formatted text, whatever the verb.
+func (k *Keyring) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("[keys redacted]")) }
 
 // NewKeyFile returns the text of a fresh key file.
 func NewKeyFile() (string, error) {
@@ -72,17 +88,7 @@ func ParseKeyFile(text string) (*Keyring, error) {
 		if err != nil || len(raw) != KeySize {
 			return nil, fmt.Errorf("seal key file line %d: a key is %d hexadecimal digits", i+1, 2*KeySize)
 		}
-		block, err := aes.NewCipher(raw)
-		if err != nil {
-			return nil, fmt.Errorf("seal key file line %d: %w", i+1, err)
-		}
-		// 96-bit random nonces are safe to 2^32 values a key (NIST SP 800-38D section 8.3).
-		aead, err := cipher.NewGCMWithRandomNonce(block)
-		if err != nil {
-			return nil, fmt.Errorf("seal key file line %d: %w", i+1, err)
-		}
-		sum := sha256.Sum256(raw)
-		ring.keys = append(ring.keys, key{id: hex.EncodeToString(sum[:4]), secret: [KeySize]byte(raw), aead: aead})
+		ring.keys = append(ring.keys, newKey([KeySize]byte(raw)))
 	}
 	if len(ring.keys) == 0 {
 		return nil, errors.New("seal key file holds no key")
@@ -90,35 +96,105 @@ func ParseKeyFile(text string) (*Keyring, error) {
 	return ring, nil
 }
 
-// Seal encrypts plaintext for owner, a string that names the row ("credential/3@1").
+// Join returns a ring of the keys of all rings, in their order. The first seals.
+func Join(rings ...*Keyring) *Keyring {
+	all := &Keyring{}
+	for _, r := range rings {
+		for _, k := range r.keys {
+			if !slices.ContainsFunc(all.keys, func(have key) bool { return have.id == k.id }) {
+				all.keys = append(all.keys, k)
+			}
+		}
+	}
+	return all
+}
+
+// Seal encrypts plaintext for owner, a string that names the row ("credential/3@1"). It cannot fail: a machine
+// without random numbers ends the process.
 func (k *Keyring) Seal(owner string, plaintext []byte) string {
 	first := k.keys[0]
-	box := first.aead.Seal(nil, nil, plaintext, associated(first.id, owner)) //nolint:gosec // the AEAD makes its own random nonce
-	return version + "." + first.id + "." + base64.RawURLEncoding.EncodeToString(box)
+	salt := make([]byte, saltSize, saltSize+12+len(plaintext)+16)
+	_, _ = rand.Read(salt)                                                                     // never fails (crypto/rand)
+	box := first.record(salt).Seal(salt, nil, plaintext, associated(current, first.id, owner)) //nolint:gosec // the AEAD makes its own random nonce
+	return current + "." + first.id + "." + base64.RawURLEncoding.EncodeToString(box)
 }
 
 // Open decrypts what Seal made for the same owner, or returns ErrOpen.
 func (k *Keyring) Open(owner, sealed string) ([]byte, error) {
-	v, rest, _ := strings.Cut(sealed, ".")
-	id, body, ok := strings.Cut(rest, ".")
-	if !ok || v != version {
+	version, id, body := split(sealed)
+	box, err := base64.RawURLEncoding.DecodeString(body)
+	if err != nil || version == "" {
 		return nil, ErrOpen
 	}
-	box, err := base64.RawURLEncoding.DecodeString(body)
+	i := slices.IndexFunc(k.keys, func(key key) bool { return key.id == id })
+	if i < 0 {
+		return nil, fmt.Errorf("%w (no key %q in the ring)", ErrOpen, id)
+	}
+	var aead cipher.AEAD
+	switch version {
+	case current:
+		if len(box) < saltSize {
+			return nil, ErrOpen
+		}
+		aead, box = k.keys[i].record(box[:saltSize]), box[saltSize:]
+	case direct:
+		aead = gcm(k.keys[i].secret[:])
+	default:
+		return nil, ErrOpen
+	}
+	plaintext, err := aead.Open(nil, nil, box, associated(version, id, owner))
 	if err != nil {
 		return nil, ErrOpen
 	}
-	for _, key := range k.keys {
-		if key.id != id {
-			continue
-		}
-		plaintext, err := key.aead.Open(nil, nil, box, associated(id, owner))
-		if err != nil {
-			return nil, ErrOpen
-		}
-		return plaintext, nil
+	return plaintext, nil
+}
+
+// split takes a sealed value apart; the version is "" when it is none.
+func split(sealed string) (version, id, body string) {
+	version, rest, _ := strings.Cut(sealed, ".")
+	id, body, ok := strings.Cut(rest, ".")
+	if !ok {
+		return "", "", ""
 	}
-	return nil, fmt.Errorf("%w (no key %q in the ring)", ErrOpen, id)
+	return version, id, body
+}
+
+// Reseal returns a value sealed anew with the first key, or, when it is so already, the value itself and
+// false.
+func (k *Keyring) Reseal(owner, sealed string) (string, bool, error) {
+	if version, id, _ := split(sealed); version == current && id == k.keys[0].id {
+		return sealed, false, nil
+	}
+	plaintext, err := k.Open(owner, sealed)
+	if err != nil {
+		return "", false, err
+	}
+	return k.Seal(owner, plaintext), true, nil
+}
+
+// KeyID names the key that seals. It tells nothing of it to whom has no guess of it.
+func (k *Keyring) KeyID() string { return k.keys[0].id }
+
+// record is the cipher of one value.
+func (k key) record(salt []byte) cipher.AEAD {
+	secret, err := hkdf.Expand(sha256.New, k.secret[:], "posthorn/record/"+string(salt), KeySize)
+	if err != nil {
+		panic(err) // a constant length that it knows
+	}
+	return gcm(secret)
+}
+
+// gcm makes its own nonces: 96 random bits, safe to 2^32 values a key (NIST SP 800-38D section 8.3).
+func gcm(secret []byte) cipher.AEAD {
+	block, err := aes.NewCipher(secret)
+	if err != nil {
+		panic(err) // a constant length that it knows
+	}
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		panic(err) // it is AES
+	}
+	return aead
 }
 
 // Derive returns keys for another purpose, such as a MAC, that tell nothing of the sealing keys: one for
@@ -135,6 +211,6 @@ func (k *Keyring) Derive(purpose string) ([][]byte, error) {
 	return derived, nil
 }
 
-func associated(keyID, owner string) []byte {
+func associated(version, keyID, owner string) []byte {
 	return []byte(version + "|" + keyID + "|" + owner)
 }

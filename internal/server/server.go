@@ -33,6 +33,7 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/dispatch"
 	"github.com/posthorn-mail/posthorn/internal/listen"
 	"github.com/posthorn-mail/posthorn/internal/listen/dovecot"
+	"github.com/posthorn-mail/posthorn/internal/listen/mailnotify"
 	"github.com/posthorn-mail/posthorn/internal/notify"
 	"github.com/posthorn-mail/posthorn/internal/problem"
 	"github.com/posthorn-mail/posthorn/internal/push"
@@ -64,6 +65,7 @@ type Server struct {
 	transports *transports
 	push       *push.Service
 	listen     *listen.Service
+	mailNotify *mailnotify.Source // nil when it is not enabled
 	loadConfig func() (*config.Config, error)
 	reloading  sync.Mutex // held by a reload
 
@@ -169,6 +171,9 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 	if err != nil {
 		return err
 	}
+	if err := s.buildMailNotify(ctx, tenants, reg); err != nil {
+		return err
+	}
 	dispatcher := dispatch.New(s.db, subs, s.push, now)
 	s.push.CountWith(dispatcher.Unseen)
 	notifier, err := notify.New(tenants, dispatcher, s.log, reg, now)
@@ -254,6 +259,9 @@ func (s *Server) Run(ctx context.Context) error {
 	workers, working := errgroup.WithContext(working)
 	workers.Go(func() error { return s.push.Run(working) })
 	workers.Go(func() error { return s.listen.Run(working) })
+	if s.mailNotify != nil {
+		workers.Go(func() error { return s.mailNotify.Run(working) })
+	}
 
 	faces, serving := errgroup.WithContext(ctx)
 	for _, f := range []face{s.public, s.internal, s.admin} {
@@ -290,6 +298,9 @@ func (s *Server) Close(ctx context.Context) error {
 				errs = append(errs, err)
 			}
 		}
+	}
+	if s.mailNotify != nil {
+		_ = s.mailNotify.Close() // by Run already, when that was called
 	}
 	if s.transports != nil {
 		s.transports.close()

@@ -42,7 +42,7 @@ func TestMailHosts(t *testing.T) {
 		ctx := t.Context()
 		addContext(t, s, tenant.Context{})
 		addContext(t, s, tenant.Context{})
-		full := tenant.MailHost{
+		full := tenant.MailHost{ //nolint:gosec // G101: none that is in use
 			Name: "dove", IMAPHost: "::1", IMAPPort: 65535, Security: tenant.SecurityStartTLS, Insecure: true, CA: ca,
 			NotifyLogin: "dove-1", UserForm: tenant.FormMetadata, KeyedAlias: true,
 			AllowFrom: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32")}, Contexts: []int64{1, 2},
@@ -144,9 +144,11 @@ func TestMailHostIsChecked(t *testing.T) {
 		{"master_login", "", func(h *tenant.MailHost) { h.MasterPassword = canary }},
 		{"master_login", "", func(h *tenant.MailHost) { h.MasterLogin, h.MasterPassword = "a\n", canary }},
 		{"master_password", "", func(h *tenant.MailHost) { h.MasterLogin = "master" }},
-		{"master_password", "", func(h *tenant.MailHost) { h.MasterLogin, h.MasterPassword = "master", canary + "\n" }},
+		{"master_password", "", func(h *tenant.MailHost) { h.MasterLogin, h.MasterPassword = "master", canary+"\n" }},
 		{"doveadm_key", "", func(h *tenant.MailHost) { h.DoveadmURL = "https://h" }},
-		{"doveadm_key", "", func(h *tenant.MailHost) { h.DoveadmURL, h.DoveadmKey = "https://h", tenant.Secret(strings.Repeat("k", 4097)) }},
+		{"doveadm_key", "", func(h *tenant.MailHost) {
+			h.DoveadmURL, h.DoveadmKey = "https://h", tenant.Secret(strings.Repeat("k", 4097))
+		}},
 		{"doveadm_url", "", func(h *tenant.MailHost) { h.DoveadmKey = canary }},
 		{"doveadm_url", "", func(h *tenant.MailHost) { h.DoveadmURL, h.DoveadmKey = "h:8080", canary }},
 		{"doveadm_url", "", func(h *tenant.MailHost) { h.DoveadmURL, h.DoveadmKey = "ftp://h", canary }},
@@ -221,7 +223,9 @@ func TestChangeMailHost(t *testing.T) {
 				t.Errorf("answer %+v, later %+v, %v, want %+v", changed, got, err, want)
 			}
 		}
-		step("", func(h *tenant.MailHost) { h.IMAPHost, h.IMAPPort, h.Security = "imap2.example.org", 143, tenant.SecurityStartTLS })
+		step("", func(h *tenant.MailHost) {
+			h.IMAPHost, h.IMAPPort, h.Security = "imap2.example.org", 143, tenant.SecurityStartTLS
+		})
 		step("", func(h *tenant.MailHost) {
 			h.PasswordSource, h.MasterLogin, h.MasterPassword = tenant.PasswordsGlobal, "master", canary
 		})

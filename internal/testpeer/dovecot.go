@@ -51,6 +51,19 @@ type DovecotConfig struct {
 	NotifyOptions string
 	// NoMetadata leaves the METADATA extension out.
 	NoMetadata bool
+	// MetadataNets are the only networks (CIDR) that METADATA is offered to; none is all of them. It can be seen
+	// from another address of this machine's 127.0.0.0/8.
+	MetadataNets []string
+	// Master is the login of a master user: SASL PLAIN with an authorization identity, or LOGIN as "user*master".
+	Master, MasterPassword string
+	// DoveadmKey is the key of the doveadm HTTP API; "" leaves that out.
+	DoveadmKey string
+	// Hibernate is how long, in whole seconds, a connection idles until its process is spared; 0 is never.
+	Hibernate time.Duration
+	// ClientLimit is how many connections share a process; 0 is one, as by default.
+	ClientLimit int
+	// MaxUserIPConnections bounds a user's connections from one address; 0 is no bound.
+	MaxUserIPConnections int
 	// NoPlaintextAuth has Dovecot refuse passwords in clear (LOGINDISABLED). Host then is 127.0.0.2.
 	NoPlaintextAuth bool
 	// Extra is text for the end of dovecot.conf; its settings win.
@@ -63,9 +76,11 @@ type Dovecot struct {
 	IMAPPort  int    // offers STARTTLS
 	IMAPSPort int
 	LMTPPort  int // on 127.0.0.1
-	CertFile  string
-	RootCAs   *x509.CertPool // trusts CertFile
-	LogFile   string
+	// DoveadmURL is the doveadm HTTP API, on 127.0.0.1; "" without a key.
+	DoveadmURL string
+	CertFile   string
+	RootCAs    *x509.CertPool // trusts CertFile
+	LogFile    string
 
 	dir   string
 	conf  string
@@ -73,6 +88,9 @@ type Dovecot struct {
 	lda   string
 	adm   string
 }
+
+// MostClients is how many connections a server with a ClientLimit takes.
+const MostClients = 50_000
 
 // StartDovecot starts a Dovecot which ends with the test. It returns when IMAP and LMTP answer.
 func StartDovecot(tb testing.TB, cfg DovecotConfig) *Dovecot {
@@ -161,13 +179,16 @@ func findDovecot(tb testing.TB) dovecotPrograms {
 // configure picks ports and writes every file that Dovecot reads.
 func (d *Dovecot) configure(cfg DovecotConfig) error {
 	s := dovecotSettings{DovecotConfig: cfg, Dir: d.dir, Host: d.Host, UID: mailID, GID: mailID}
-	for _, port := range []*int{&d.IMAPPort, &d.IMAPSPort, &d.LMTPPort} {
+	for _, port := range []*int{&d.IMAPPort, &d.IMAPSPort, &d.LMTPPort, &s.DoveadmPort} {
 		var err error
 		if *port, err = freePort(d.Host); err != nil {
 			return err
 		}
 	}
 	s.IMAPPort, s.IMAPSPort, s.LMTPPort = d.IMAPPort, d.IMAPSPort, d.LMTPPort
+	if cfg.DoveadmKey != "" {
+		d.DoveadmURL = "http://127.0.0.1:" + strconv.Itoa(s.DoveadmPort)
+	}
 	for _, sub := range []string{"run", "state", "mail"} {
 		//nolint:gosec // G301: Dovecot's other users pass through
 		if err := os.MkdirAll(filepath.Join(d.dir, sub), 0o755); err != nil {
@@ -202,17 +223,13 @@ func (d *Dovecot) configure(cfg DovecotConfig) error {
 		}
 		s.Drivers = append(s.Drivers, strings.ReplaceAll(driver, "%", "%%")) // plugin settings are expanded
 	}
-	var users bytes.Buffer
-	for _, login := range slices.Sorted(maps.Keys(cfg.Users)) {
-		password := cfg.Users[login]
-		if login == "" || strings.ContainsAny(login+password, ": \t\r\n") {
-			return fmt.Errorf("login %q or its password cannot stand in a passwd file", login)
-		}
-		fmt.Fprintf(&users, "%s:{PLAIN}%s::::::\n", login, password)
+	if err := d.writePasswords("users", cfg.Users); err != nil {
+		return err
 	}
-	//nolint:gosec // G306: Dovecot's auth process is another user
-	if err := os.WriteFile(filepath.Join(d.dir, "users"), users.Bytes(), 0o644); err != nil {
-		return fmt.Errorf("write users: %w", err)
+	if cfg.Master != "" {
+		if err := d.writePasswords("masters", map[string]string{cfg.Master: cfg.MasterPassword}); err != nil {
+			return err
+		}
 	}
 	var conf bytes.Buffer
 	if err := dovecotConf.Execute(&conf, s); err != nil {
@@ -221,6 +238,23 @@ func (d *Dovecot) configure(cfg DovecotConfig) error {
 	//nolint:gosec // G306: Dovecot's other users read it
 	if err := os.WriteFile(d.conf, conf.Bytes(), 0o644); err != nil {
 		return fmt.Errorf("write configuration: %w", err)
+	}
+	return nil
+}
+
+// writePasswords writes a passwd file.
+func (d *Dovecot) writePasswords(name string, passwords map[string]string) error {
+	var b bytes.Buffer
+	for _, login := range slices.Sorted(maps.Keys(passwords)) {
+		password := passwords[login]
+		if login == "" || strings.ContainsAny(login+password, ": \t\r\n") {
+			return fmt.Errorf("login %q or its password cannot stand in a passwd file", login)
+		}
+		fmt.Fprintf(&b, "%s:{PLAIN}%s::::::\n", login, password)
+	}
+	//nolint:gosec // G306: Dovecot's auth process is another user
+	if err := os.WriteFile(filepath.Join(d.dir, name), b.Bytes(), 0o644); err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
 	}
 	return nil
 }

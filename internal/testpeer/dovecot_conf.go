@@ -24,10 +24,12 @@ type dovecotSettings struct {
 	IMAPPort  int
 	IMAPSPort int
 	LMTPPort  int
-	User      string // whoever runs the test; "" for root
-	Group     string
-	UID, GID  int // owner of the mail
-	Drivers   []string
+	// DoveadmPort is used if there is a key.
+	DoveadmPort int
+	User        string // whoever runs the test; "" for root
+	Group       string
+	UID, GID    int // owner of the mail
+	Drivers     []string
 }
 
 // dovecotConf is written in the language of Dovecot 2.3. As root the usual dovecot and dovenull users
@@ -53,7 +55,7 @@ disable_plaintext_auth = {{if .NoPlaintextAuth}}yes{{else}}no{{end}}
 auth_mechanisms = plain login
 auth_username_chars =
 auth_verbose = yes
-mail_max_userip_connections = 0
+mail_max_userip_connections = {{.MaxUserIPConnections}}
 shutdown_clients = yes
 first_valid_uid = 1
 first_valid_gid = 1
@@ -71,6 +73,14 @@ passdb {
   driver = passwd-file
   args = scheme=PLAIN username_format=%u {{.Dir}}/users
 }
+{{- if .Master}}
+auth_master_user_separator = *
+passdb {
+  driver = passwd-file
+  args = scheme=PLAIN username_format=%u {{.Dir}}/masters
+  master = yes
+}
+{{- end}}
 userdb {
   driver = passwd-file
   args = username_format=%u {{.Dir}}/users
@@ -91,6 +101,40 @@ service imap-login {
     ssl = yes
   }
 }
+{{- if .ClientLimit}}
+default_client_limit = {{.MostClients}}
+service imap {
+  client_limit = {{.ClientLimit}}
+  process_limit = {{.MostClients}}
+}
+{{- end}}
+{{- if .Hibernate}}
+imap_hibernate_timeout = {{.Hibernate.Seconds | printf "%.0f"}}s
+service imap {
+  service_count = 1
+{{- if not .User}}
+  extra_groups = $default_internal_group
+{{- end}}
+  unix_listener imap-master {
+    user = $default_internal_user
+  }
+}
+service imap-hibernate {
+  unix_listener imap-hibernate {
+    mode = 0660
+    group = $default_internal_group
+  }
+}
+{{- end}}
+{{- if .DoveadmKey}}
+doveadm_api_key = {{.DoveadmKey}}
+service doveadm {
+  inet_listener http {
+    address = 127.0.0.1
+    port = {{.DoveadmPort}}
+  }
+}
+{{- end}}
 service lmtp {
   inet_listener lmtp {
     address = 127.0.0.1
@@ -99,8 +143,15 @@ service lmtp {
 }
 protocol imap {
   mail_plugins = $mail_plugins notify push_notification
+{{- if not .MetadataNets}}
   imap_metadata = {{if .NoMetadata}}no{{else}}yes{{end}}
+{{- end}}
 }
+{{- range .MetadataNets}}
+remote {{.}} {
+  imap_metadata = yes
+}
+{{- end}}
 protocol lmtp {
   mail_plugins = $mail_plugins notify push_notification
 }
@@ -128,6 +179,9 @@ service imap-urlauth-login {
 {{- end}}
 {{.Extra}}
 `))
+
+// MostClients is for the template.
+func (dovecotSettings) MostClients() int { return MostClients }
 
 // writeCertificate makes a self-signed certificate for localhost and the loopback addresses that
 // Dovecot may listen on. The file can be given to clients as their root.

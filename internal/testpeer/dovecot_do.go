@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"net"
 	"net/textproto"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -118,6 +120,25 @@ func (d *Dovecot) ClearMetadata(tb testing.TB, user string) {
 	tb.Helper()
 	if _, err := run(tb.Context(), nil, d.adm, "-c", d.conf, "mailbox", "metadata", "unset", "-u", user, "-s", "", MetadataKey); err != nil {
 		tb.Fatalf("clear metadata: %v", err)
+	}
+}
+
+// Doveadm runs Dovecot's administration program and returns what it printed.
+func (d *Dovecot) Doveadm(tb testing.TB, args ...string) string {
+	tb.Helper()
+	out, err := run(tb.Context(), nil, d.adm, append([]string{"-c", d.conf}, args...)...)
+	if err != nil {
+		tb.Fatalf("doveadm %s: %v", args[0], err)
+	}
+	return out
+}
+
+// RemoveMailbox removes all of the user's mail from the disk, as after a loss. Dovecot makes an empty INBOX at
+// the next look, with another UIDVALIDITY and without a registration.
+func (d *Dovecot) RemoveMailbox(tb testing.TB, user string) {
+	tb.Helper()
+	if err := os.RemoveAll(filepath.Join(d.dir, "mail", user)); err != nil {
+		tb.Fatalf("remove mailbox: %v", err)
 	}
 }
 
