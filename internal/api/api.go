@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/account"
+	"github.com/posthorn-mail/posthorn/internal/cluster"
 	"github.com/posthorn-mail/posthorn/internal/listen"
 	"github.com/posthorn-mail/posthorn/internal/problem"
 	"github.com/posthorn-mail/posthorn/internal/push"
@@ -34,6 +35,7 @@ type API struct {
 	Subscriptions *subscription.Store
 	Push          *push.Service
 	Listen        *listen.Service
+	Cluster       *cluster.Cluster
 	Log           *slog.Logger
 	Now           func() time.Time
 	// TrustedProxies are the networks whose X-Forwarded-For is believed.

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -234,6 +235,9 @@ func TestMeshIsNotPlain(t *testing.T) {
 	answer, _ := io.ReadAll(c) // it is closed
 	if bytes.Contains(answer, []byte("PONG")) || one.server.NumRoutes() > 0 {
 		t.Errorf("%q", answer)
+	}
+	if _, err := nats.Connect("nats://"+one.server.Addr().String(), nats.UserInfo(inProcessUser, one.password)); !errors.Is(err, nats.ErrAuthorization) {
+		t.Errorf("a client with our own password: %v", err)
 	}
 	conn, err := (&tls.Dialer{Config: &tls.Config{RootCAs: a.pool, ServerName: nodeName, MinVersion: tls.VersionTLS13}}).DialContext(t.Context(), "tcp", one.address())
 	if err == nil {

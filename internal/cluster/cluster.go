@@ -187,6 +187,13 @@ func (c *Cluster) Members() []Member {
 	return c.view.members(time.Now())
 }
 
+// Ignored lists the processes that are heard and are no members, by name: see Member.Ignored.
+func (c *Cluster) Ignored() []Member {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.view.ignored(time.Now())
+}
+
 // Watch returns a channel that holds a value when owners may have changed since it was last received from.
 // It has room for one, and is for one watcher.
 func (c *Cluster) Watch() <-chan struct{} { return c.changed }
@@ -306,10 +313,10 @@ func (c *Cluster) missed(ctx context.Context) {
 func (c *Cluster) tell(ctx context.Context, n news) {
 	who := slog.Group("node", slog.String("id", n.peer.ID), slog.String("name", n.peer.Name))
 	switch n.kind {
-	case otherKey:
+	case OtherKey:
 		c.log.ErrorContext(ctx, "node ignored, its credentials are sealed with another key: make credentials.passphrase and seal.key the same on all nodes", who)
 		return
-	case sameID:
+	case SameID:
 		c.log.ErrorContext(ctx, "node ignored, it has this node's id: the file node-id was copied; remove it on one of them and restart that", who)
 		return
 	}

@@ -28,6 +28,7 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/account"
 	"github.com/posthorn-mail/posthorn/internal/api"
 	"github.com/posthorn-mail/posthorn/internal/bus"
+	"github.com/posthorn-mail/posthorn/internal/cluster"
 	"github.com/posthorn-mail/posthorn/internal/config"
 	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/dispatch"
@@ -47,6 +48,8 @@ type Options struct {
 	Log *slog.Logger
 	// LoadConfig reads the configuration again, for Reload; nil: it cannot be.
 	LoadConfig func() (*config.Config, error)
+	// Version is shown to the other nodes of a cluster.
+	Version string
 	// TraceQuery sees every database query, for tests of the queries themselves.
 	TraceQuery func(query string)
 	// Lease is how long a server on the same database goes without a sign of life before this one sends what it
@@ -62,6 +65,8 @@ type Server struct {
 	state      *state
 	db         *db.DB
 	bus        *bus.Bus
+	cluster    *cluster.Cluster
+	version    string
 	transports *transports
 	push       *push.Service
 	listen     *listen.Service
@@ -83,7 +88,7 @@ const stopTimeout = 5 * time.Second
 
 // New opens the state directory, the database and the listeners. Run or Close must follow.
 func New(ctx context.Context, cfg *config.Config, opts Options) (s *Server, err error) {
-	s = &Server{cfg: cfg, log: opts.Log, lease: cmp.Or(opts.Lease, 10*time.Second), loadConfig: opts.LoadConfig}
+	s = &Server{cfg: cfg, log: opts.Log, lease: cmp.Or(opts.Lease, 10*time.Second), loadConfig: opts.LoadConfig, version: opts.Version}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -103,12 +108,23 @@ func New(ctx context.Context, cfg *config.Config, opts Options) (s *Server, err 
 	if s.transports, found = buildTransports(cfg, s.state.vapidKey, time.Now); len(found.problems) > 0 {
 		return s, found.problems
 	}
+	found = findings{}
+	mesh := openMesh(cfg, time.Now, &found)
+	if len(found.problems) > 0 {
+		return s, found.problems
+	}
+	for _, p := range append(found.expired, found.soon...) {
+		s.log.WarnContext(ctx, "bus certificate", slog.String("problem", p.String()))
+	}
 	if s.db, err = db.Open(ctx, cfg.DatabaseURL().Reveal(), db.Options{Trace: opts.TraceQuery}); err != nil {
 		return s, err
 	}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	if s.bus, err = bus.Open(ctx, bus.Options{URL: cfg.Bus.URL.Reveal(), Log: s.log, Metrics: reg}); err != nil {
+	s.bus, err = bus.Open(ctx, bus.Options{URL: cfg.Bus.URL.Reveal(), Mesh: mesh, Log: s.log, Metrics: reg})
+	if errors.Is(err, bus.ErrListen) {
+		return s, config.Problems{cfg.Problem("bus.listen", "%v", err)}
+	} else if err != nil {
 		return s, err
 	}
 	if err := s.build(ctx, reg); err != nil {
@@ -136,6 +152,9 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 		Open:      s.state.notifyPassword == "",
 	}, now)
 	if err != nil {
+		return err
+	}
+	if err := s.join(ctx, reg); err != nil {
 		return err
 	}
 	if err := tenants.Join(ctx, s.bus, s.log); err != nil { // ends with the bus
@@ -181,7 +200,7 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 		return err
 	}
 	a := &api.API{
-		Tenants: tenants, Accounts: accounts, Subscriptions: subs, Push: s.push, Listen: s.listen, Log: s.log, Now: now,
+		Tenants: tenants, Accounts: accounts, Subscriptions: subs, Push: s.push, Listen: s.listen, Cluster: s.cluster, Log: s.log, Now: now,
 		TrustedProxies: cfg.Public.TrustedProxies, VAPIDPublicKey: s.transports.publicKey, Reload: s.Reload,
 	}
 	s.public.server = newHTTPServer(a.Public(), s.log)
@@ -250,8 +269,8 @@ func (s *Server) Files() map[string]string {
 	return files
 }
 
-// Run serves until ctx ends. Then it takes no new request, lets those under way finish, waits for
-// notifications in flight, and closes everything.
+// Run serves until ctx ends. Then it owns no listener any more, takes no new request, lets those under way
+// finish, waits for notifications in flight, leaves the cluster, and closes everything.
 func (s *Server) Run(ctx context.Context) error {
 	// Workers end after the faces, because a request under way may still hand them work.
 	working, stopWorking := context.WithCancel(context.WithoutCancel(ctx))
@@ -263,7 +282,21 @@ func (s *Server) Run(ctx context.Context) error {
 		workers.Go(func() error { return s.mailNotify.Run(working) })
 	}
 
+	// The node leaves the cluster last: while its listeners are handed over, it is there and drains.
+	member, leave := context.WithCancel(context.WithoutCancel(ctx))
+	defer leave()
+	var membership errgroup.Group
+	membership.Go(func() error { return s.cluster.Run(member) })
+
 	faces, serving := errgroup.WithContext(ctx)
+	faces.Go(func() error {
+		select {
+		case <-serving.Done():
+		case <-working.Done():
+		}
+		s.cluster.Drain() //nolint:contextcheck // a switch, with nothing to end
+		return nil
+	})
 	for _, f := range []face{s.public, s.internal, s.admin} {
 		faces.Go(func() error {
 			if err := f.server.Serve(f.listener); !errors.Is(err, http.ErrServerClosed) {
@@ -286,7 +319,9 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	err := faces.Wait()
 	stopWorking()
-	return errors.Join(err, workers.Wait(), s.Close(context.WithoutCancel(ctx)))
+	err = errors.Join(err, workers.Wait())
+	leave()
+	return errors.Join(err, membership.Wait(), s.Close(context.WithoutCancel(ctx)))
 }
 
 // Close closes what New opened, within stopTimeout. Run does it too.
