@@ -22,6 +22,7 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/account"
 	"github.com/posthorn-mail/posthorn/internal/cluster"
 	"github.com/posthorn-mail/posthorn/internal/listen"
+	"github.com/posthorn-mail/posthorn/internal/onboard"
 	"github.com/posthorn-mail/posthorn/internal/problem"
 	"github.com/posthorn-mail/posthorn/internal/push"
 	"github.com/posthorn-mail/posthorn/internal/subscription"
@@ -36,6 +37,7 @@ type API struct {
 	Push          *push.Service
 	Listen        *listen.Service
 	Cluster       *cluster.Cluster
+	Doctor        *onboard.Doctor
 	Log           *slog.Logger
 	Now           func() time.Time
 	// TrustedProxies are the networks whose X-Forwarded-For is believed.

@@ -21,6 +21,7 @@ type dialConfig struct {
 	Talk        []talkStep
 	Connections int
 	Concurrency int
+	Rate        float64 // connections begun in a second; 0: as many as it can
 }
 
 type dialResult struct{ CPU, Seconds float64 } // of the process, from before the first connection to after the last
@@ -49,6 +50,9 @@ func dialChild(ctx context.Context, c dialConfig, out io.Writer) (err error) {
 		all.Go(func() {
 			answer := make([]byte, 16<<10)
 			for n := w; n < len(conns) && errs[w] == nil; n += c.Concurrency {
+				if c.Rate > 0 && !pauseUntil(ctx, start.Add(time.Duration(float64(n)/c.Rate*float64(time.Second)))) {
+					return
+				}
 				conns[n], errs[w] = c.dial(ctx, secure, answer)
 			}
 		})
@@ -60,7 +64,7 @@ func dialChild(ctx context.Context, c dialConfig, out io.Writer) (err error) {
 			_ = conn.Close()
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
+	if err := errors.Join(append(errs, ctx.Err())...); err != nil {
 		return err
 	}
 	return json.NewEncoder(out).Encode(res)

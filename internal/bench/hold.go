@@ -87,7 +87,7 @@ func (r *runner) hold(ctx context.Context) error {
 		return err
 	}
 	secure := mailserverConfig{Certificate: id.leaf, CertificateKey: id.leafKey}
-	kib, talk, err := r.holdOn(ctx, n, secure, id)
+	kib, again, err := r.holdOn(ctx, n, secure, id)
 	if err != nil {
 		return fmt.Errorf("over TLS: %w", err)
 	}
@@ -107,7 +107,9 @@ func (r *runner) hold(ctx context.Context) error {
 		return err
 	}
 	var bare dialResult
-	err = r.run(ctx, "dial", dialConfig{Addr: m.ready.Addr, CA: id.caPEM, Talk: talk, Connections: n, Concurrency: loginsAtOnce}, &bare)
+	err = r.run(ctx, "dial", dialConfig{
+		Addr: m.ready.Addr, CA: id.caPEM, Talk: again.talk, Connections: n, Concurrency: loginsAtOnce, Rate: again.rate,
+	}, &bare)
 	if err = errors.Join(err, m.kill()); err != nil {
 		return fmt.Errorf("baseline: %w", err)
 	}
@@ -116,11 +118,11 @@ func (r *runner) hold(ctx context.Context) error {
 }
 
 // holdOn opens n connections to one mail server. It returns the memory that each takes, and over TLS, after
-// a restart of the mail server that it reports, what a connection says until it is in IDLE.
-func (r *runner) holdOn(ctx context.Context, n int, cfg mailserverConfig, id identity) (kib float64, talk []talkStep, err error) {
+// a restart of the mail server that it reports, what was seen of that.
+func (r *runner) holdOn(ctx context.Context, n int, cfg mailserverConfig, id identity) (kib float64, again reconnected, err error) {
 	m, err := r.imapServer(ctx, cfg)
 	if err != nil {
-		return 0, nil, err
+		return 0, again, err
 	}
 	defer func() {
 		if m.process != nil {
@@ -135,33 +137,33 @@ func (r *runner) holdOn(ctx context.Context, n int, cfg mailserverConfig, id ide
 		Groups: []seedGroup{{Host: host, Users: n, Listen: true, Password: userPassword}}, Extra: holdSettings,
 	})
 	if err != nil {
-		return 0, nil, err
+		return 0, again, err
 	}
 	defer func() { err = errors.Join(err, g.close()) }()
 	before, err := g.resting(ctx)
 	if err != nil {
-		return 0, nil, err
+		return 0, again, err
 	}
 	if err := g.up(ctx); err != nil {
-		return 0, nil, err
+		return 0, again, err
 	}
 	start := time.Now()
 	if _, err := m.idling(ctx, n, g.serve); err != nil {
-		return 0, nil, err
+		return 0, again, err
 	}
 	took := time.Since(start)
 	pause(ctx, pick(r, settle, time.Second))
 	after, err := g.serve.rssKiB()
 	if err != nil {
-		return 0, nil, err
+		return 0, again, err
 	}
 	kib = (after - before) / float64(n)
 	r.say("idle: %d connections in %.0f s, RSS %.0f KiB, without them %.0f KiB", n, took.Seconds(), after, before)
 	if cfg.Certificate == nil || !r.wants("reconnect") {
-		return kib, nil, nil
+		return kib, again, nil
 	}
-	talk, err = r.reconnect(ctx, n, m, g)
-	return kib, talk, err
+	again, err = r.reconnect(ctx, n, m, g)
+	return kib, again, err
 }
 
 // resting is the memory of the server with the same database, allowed no listener.
@@ -184,35 +186,42 @@ func (g *rig) resting(ctx context.Context) (kib float64, err error) {
 	return kib, errors.Join(err, g.down())
 }
 
+// reconnected is what was seen of a reconnect: what a connection said until it was in IDLE, and how many came
+// in a second.
+type reconnected struct {
+	talk []talkStep
+	rate float64
+}
+
 // reconnect restarts the mail server and reports what it costs to be back.
-func (r *runner) reconnect(ctx context.Context, n int, m *imapServer, g *rig) ([]talkStep, error) {
-	err := m.kill()
+func (r *runner) reconnect(ctx context.Context, n int, m *imapServer, g *rig) (again reconnected, err error) {
+	err = m.kill()
 	m.process = nil
 	if err != nil {
-		return nil, err
+		return again, err
 	}
 	pause(ctx, outage)
 	m.cfg.Rate = loginsRefusedAbove
 	if err := m.again(ctx, r); err != nil {
-		return nil, err
+		return again, err
 	}
 	before, err := g.serve.cpu()
 	if err != nil {
-		return nil, err
+		return again, err
 	}
 	start := time.Now()
 	s, err := m.idling(ctx, n, g.serve)
 	if err != nil {
-		return nil, err
+		return again, err
 	}
 	took := time.Since(start)
 	after, err := g.serve.cpu()
 	if err != nil {
-		return nil, err
+		return again, err
 	}
 	r.say("reconnect: %d connections in %.0f s, at most %d logins in a second, commands %v", n, took.Seconds(), s.Peak, s.Commands)
 	r.put("reconnect.cpu_ms", "ms", float64((after-before).Microseconds())/1000/float64(n))
 	r.put("reconnect.seconds", "s", took.Seconds())
 	r.put("reconnect.refused", "logins", float64(s.Refused))
-	return s.Talk, nil
+	return reconnected{s.Talk, float64(n) / took.Seconds()}, nil
 }

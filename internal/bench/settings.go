@@ -7,10 +7,11 @@ const (
 	clusterSettings   = "credentials: {store: memory}\n"
 	reconcileSettings = "credentials: {store: database}\n"
 
-	// loginsAtOnce is how many logins the server has under way at a time: listen's bound.
-	loginsAtOnce = 16
-	// loginsRefusedAbove is how many logins in a second the fake mail server takes.
-	loginsRefusedAbove = 0
+	// loginsAtOnce is how many logins the server has under way at a time: listen.at_once.
+	loginsAtOnce = 64
+	// loginsRefusedAbove is how many logins in a second the fake mail server takes: listen's bound for a
+	// mail host, and what may come at once.
+	loginsRefusedAbove = 330
 	// stateListening is the state of a user whose mailbox a connection waits on.
 	stateListening = "listening"
 )

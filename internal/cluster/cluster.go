@@ -12,8 +12,7 @@
 // Clocks are never compared: a silence is measured by the monotonic clock of the one who listens, and a
 // time that a node tells is only shown.
 //
-// Concurrency: all methods may be called from any goroutine. Join, then Run once; the subscription ends
-// with Run, or with the bus.
+// Concurrency: all methods may be called from any goroutine. Join, then Run once, or Leave.
 package cluster
 
 import (
@@ -142,7 +141,6 @@ func (c *Cluster) wait(ctx context.Context) error {
 
 // Run keeps this node a member until ctx ends, and then says good-bye.
 func (c *Cluster) Run(ctx context.Context) error {
-	defer c.sub.Close()
 	beats := time.NewTicker(beatEvery)
 	defer beats.Stop()
 	looks := time.NewTicker(lookEvery)
@@ -156,14 +154,20 @@ func (c *Cluster) Run(ctx context.Context) error {
 		case <-looks.C:
 			c.take(ctx, func(v *view) []news { return v.look(time.Now()) })
 		case <-ctx.Done():
-			c.update(context.WithoutCancel(ctx), func(v *view) []news {
-				v.self.Bye = true
-				v.due = time.Now()
-				return nil
-			})
+			c.Leave(context.WithoutCancel(ctx))
 			return nil
 		}
 	}
+}
+
+// Leave says good-bye. Run does it at its end; who does not call Run after Join calls Leave.
+func (c *Cluster) Leave(ctx context.Context) {
+	c.update(ctx, func(v *view) []news {
+		v.self.Bye = true
+		v.due = time.Now()
+		return nil
+	})
+	c.sub.Close()
 }
 
 // Self is this node's id.

@@ -3,7 +3,6 @@ package imap
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 )
@@ -12,14 +11,17 @@ import (
 func (c *Client) Has(capability string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.caps[strings.ToUpper(capability)]
+	return c.caps != nil && c.caps.has[strings.ToUpper(capability)]
 }
 
 // Capabilities returns the server's last capability list, in upper case and sorted.
 func (c *Client) Capabilities() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.Sorted(maps.Keys(c.caps))
+	if c.caps == nil {
+		return nil
+	}
+	return slices.Clone(c.caps.names)
 }
 
 // needCapabilities asks for the capabilities, unless the server has told them by itself since it had
@@ -37,13 +39,10 @@ func (c *Client) needCapabilities(ctx context.Context, told int) error {
 // setCapabilities takes what the server told.
 func (c *Client) setCapabilities(names []string) {
 	c.told++
-	caps := make(map[string]bool, len(names))
-	for _, n := range names {
-		caps[strings.ToUpper(n)] = true
-	}
+	set := c.srv.intern(names)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.caps = caps
+	c.caps = set
 }
 
 // capabilities reads what follows "* CAPABILITY".

@@ -17,50 +17,40 @@ import (
 
 // A Client is one connection to a server.
 type Client struct {
-	cfg  Config
+	srv  *Server
 	raw  net.Conn      // as dialled; closing it stops whatever reads or writes, at once
 	turn chan struct{} // holds an element while a command runs
 
 	// Owned by whoever has the turn.
-	conn   net.Conn // raw, or TLS over it
-	dec    *decoder
-	secure bool // encrypted, and verified unless cfg.Insecure
-	authed bool
-	tags   int // how many were used
-	told   int // how often the server told its capabilities
+	conn    net.Conn // raw, or TLS over it
+	dec     decoder
+	handle  func(Update) // may be nil
+	tags    int          // how many were used
+	told    int          // how often the server told its capabilities
+	secure  bool         // encrypted, and verified unless Config.Insecure
+	authed  bool
+	qresync bool // the server has enabled it
 
 	mu   sync.Mutex
-	caps map[string]bool // upper case; guarded by mu
-	err  error           // why the connection cannot be used any more; guarded by mu
+	caps *capabilities // nil before the server has told; guarded by mu
+	err  error         // why the connection cannot be used any more; guarded by mu
+
+	idle idling
 }
 
-// Dial connects, encrypts and reads the server's capabilities. A greeting of BYE is a [ResponseError].
-func Dial(ctx context.Context, cfg Config) (*Client, error) {
-	if err := cfg.check(); err != nil {
-		return nil, fmt.Errorf("imap: %w", err)
-	}
-	conn, err := cfg.Dial(ctx, "tcp", cfg.addr())
-	if err != nil {
-		return nil, fmt.Errorf("imap: connect to %s: %w", cfg.addr(), err)
-	}
-	c := &Client{cfg: cfg, raw: conn, turn: make(chan struct{}, 1)}
-	c.use(conn)
-	if err := c.do(ctx, "connect to "+cfg.addr(), func() error { return c.open(ctx) }); err != nil {
-		c.Close()
-		return nil, err
-	}
-	return c, nil
-}
+// readBuffer is what a connection reads ahead, in bytes. Thousands of connections wait with it in hand.
+const readBuffer = 1024
 
 // use has commands read from and write to conn. What was read ahead from the previous one is lost.
 func (c *Client) use(conn net.Conn) {
 	c.conn = conn
-	c.dec = newDecoder(bufio.NewReader(conn))
+	c.dec = decoder{r: bufio.NewReaderSize(conn, readBuffer)}
+	c.dec.begin()
 }
 
 // open brings a new connection to where commands can be given.
 func (c *Client) open(ctx context.Context) error {
-	if c.cfg.Security == SecurityTLS {
+	if c.srv.cfg.Security == SecurityTLS {
 		if err := c.encrypt(ctx); err != nil {
 			return err
 		}
@@ -68,7 +58,7 @@ func (c *Client) open(ctx context.Context) error {
 	if err := c.greeting(); err != nil {
 		return err
 	}
-	if c.cfg.Security == SecuritySTARTTLS {
+	if c.srv.cfg.Security == SecuritySTARTTLS {
 		if err := c.startTLS(ctx); err != nil {
 			return err
 		}
@@ -100,13 +90,9 @@ func (c *Client) greeting() error {
 
 // encrypt puts TLS on the connection.
 func (c *Client) encrypt(ctx context.Context) error {
-	conn := tls.Client(c.raw, &tls.Config{
-		ServerName:         c.cfg.Host,
-		RootCAs:            c.cfg.RootCAs,
-		MinVersion:         tls.VersionTLS12,
-		InsecureSkipVerify: c.cfg.Insecure, //nolint:gosec // G402: only on the operator's word
-	})
-	if err := conn.HandshakeContext(ctx); err != nil {
+	conn := tls.Client(c.raw, c.srv.tls)
+	// The end of the context closes the connection anyway (do): the handshake need not watch it too.
+	if err := conn.HandshakeContext(context.WithoutCancel(ctx)); err != nil {
 		return c.fail(fmt.Errorf("encrypt: %w", err))
 	}
 	c.use(conn)
@@ -180,20 +166,27 @@ type command struct {
 	// data is offered each untagged response that is not a status. It returns false for one it does not
 	// want, having read nothing. May be nil.
 	data func(r response, d *decoder) (bool, error)
-	// reply answers a request for more with a line (without CRLF). May be nil.
-	reply func() string
+	// note is offered each untagged status response. May be nil.
+	note func(r response)
+	// reply answers a request for more, whose text it gets, with a line (without CRLF). May be nil.
+	reply func(text string) string
 	// bye: an untagged BYE is no accident.
 	bye bool
 	// secrets are what no error may repeat, even when the server does.
 	secrets []string
 }
 
+// tag returns the next command's.
+func (c *Client) tag() string {
+	c.tags++
+	return "p" + strconv.Itoa(c.tags)
+}
+
 // run sends one command and reads until its tagged response. The caller has the turn. NO, BAD and BYE
 // become a [*ResponseError]; after any other error the connection is closed.
 func (c *Client) run(ctx context.Context, cmd command) (response, error) {
 	start := time.Now()
-	c.tags++
-	tag := "p" + strconv.Itoa(c.tags)
+	tag := c.tag()
 	e := newEncoder(c.Has("LITERAL+"), c.Has("LITERAL-"))
 	e.text(tag + " " + cmd.name)
 	if cmd.args != nil {
@@ -216,13 +209,12 @@ func (c *Client) run(ctx context.Context, cmd command) (response, error) {
 		switch {
 		case len(parts) > 0: // the server waits for a literal
 		case cmd.reply != nil:
-			parts = [][]byte{[]byte(cmd.reply() + "\r\n")}
+			parts = [][]byte{[]byte(cmd.reply(r.text) + "\r\n")}
 		default:
 			return response{}, c.fail(fmt.Errorf("server asks for more than there is: %w", errSyntax))
 		}
 	}
-	c.cfg.Logger.LogAttrs(ctx, slog.LevelDebug, "imap command", slog.String("command", cmd.name),
-		slog.String("status", r.status), slog.String("code", r.code), slog.Duration("took", time.Since(start)))
+	c.log(ctx, cmd.name, r, start)
 	if r.status != "OK" {
 		return r, r.err()
 	}
@@ -230,6 +222,13 @@ func (c *Client) run(ctx context.Context, cmd command) (response, error) {
 		return r, c.fail(fmt.Errorf("server is content with half a command: %w", errSyntax))
 	}
 	return r, nil
+}
+
+func (c *Client) log(ctx context.Context, name string, r response, start time.Time) {
+	if log := c.srv.cfg.Logger; log.Enabled(ctx, slog.LevelDebug) {
+		log.LogAttrs(ctx, slog.LevelDebug, "imap command", slog.String("command", name),
+			slog.String("status", r.status), slog.String("code", r.code), slog.Duration("took", time.Since(start)))
+	}
 }
 
 // await reads until the response tagged so, or until the server asks for more.
@@ -254,10 +253,15 @@ func (c *Client) await(tag string, cmd command) (response, error) {
 			return response{}, c.fail(fmt.Errorf("read answer: %w", errSyntax))
 		case r.tag != untagged:
 			return response{}, c.fail(fmt.Errorf("answer to a command not given: %w", errSyntax))
-		case r.status == "BYE" && !cmd.bye:
-			return response{}, c.fail(r.err())
 		case r.status != "":
 			c.noteCode(r)
+			if cmd.note != nil {
+				cmd.note(r)
+			}
+			c.deliver(Notice{Status: r.status, Code: r.code, Args: r.codeArgs, Text: r.text})
+			if r.status == "BYE" && !cmd.bye {
+				return response{}, c.fail(r.err())
+			}
 		default:
 			if err := c.data(r, cmd); err != nil {
 				return response{}, err
@@ -266,7 +270,8 @@ func (c *Client) await(tag string, cmd command) (response, error) {
 	}
 }
 
-// data reads what follows the head of an untagged response.
+// data reads what follows the head of an untagged response: what belongs to the command, and else what
+// goes to the handler.
 func (c *Client) data(r response, cmd command) error {
 	var known bool
 	var err error
@@ -278,11 +283,23 @@ func (c *Client) data(r response, cmd command) error {
 		}
 		known = true
 	case cmd.data != nil:
-		known, err = cmd.data(r, c.dec)
+		known, err = cmd.data(r, &c.dec)
 	}
-	if err == nil && known {
+	if err == nil && !known && c.handle != nil {
+		var u Update
+		if u, known, err = c.dec.update(r); err == nil && known {
+			err = c.dec.crlf()
+			if err == nil {
+				c.deliver(u)
+				return nil
+			}
+		}
+	}
+	switch {
+	case err != nil:
+	case known:
 		err = c.dec.crlf()
-	} else if err == nil {
+	default:
 		err = c.dec.skip()
 	}
 	if err != nil {

@@ -106,6 +106,26 @@ var calls = map[string]func(context.Context, *Client) error{
 	},
 	"set metadata": func(ctx context.Context, c *Client) error { return c.SetMetadata(ctx, "", "/private/x", nil) },
 	"log out":      func(ctx context.Context, c *Client) error { return c.Logout(ctx) },
+	"noop":         func(ctx context.Context, c *Client) error { return c.Noop(ctx) },
+	"examine": func(ctx context.Context, c *Client) error {
+		_, err := c.Examine(ctx, "INBOX", nil)
+		return err
+	},
+	"status": func(ctx context.Context, c *Client) error {
+		_, err := c.Status(ctx, "INBOX", StatusUnseen)
+		return err
+	},
+	"list": func(ctx context.Context, c *Client) error {
+		_, err := c.List(ctx, ListOptions{})
+		return err
+	},
+	"fetch": func(ctx context.Context, c *Client) error {
+		return c.UIDFetch(ctx, UIDs(1), FetchFlags, func(Message) {})
+	},
+	"search": func(ctx context.Context, c *Client) error {
+		_, err := c.UIDSearch(ctx, Search{Unseen: true}, ReturnAll)
+		return err
+	},
 }
 
 const greetAll = "S: * OK [CAPABILITY IMAP4rev1 AUTH=PLAIN SASL-IR ID METADATA] hi\n"
@@ -117,6 +137,12 @@ var lines = map[string]string{
 	"get metadata": "C: p1 GETMETADATA \"\" (/private/x)\n",
 	"set metadata": "C: p1 SETMETADATA \"\" (/private/x NIL)\n",
 	"log out":      "C: p1 LOGOUT\n",
+	"noop":         "C: p1 NOOP\n",
+	"examine":      "C: p1 EXAMINE INBOX\n",
+	"status":       "C: p1 STATUS INBOX (UNSEEN)\n",
+	"list":         "C: p1 LIST \"\" \"*\"\n",
+	"fetch":        "C: p1 UID FETCH 1 (UID FLAGS)\n",
+	"search":       "C: p1 UID SEARCH UNSEEN\n",
 }
 
 // TestCancel ends the context while the server thinks.

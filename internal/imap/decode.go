@@ -8,12 +8,12 @@ import (
 	"strings"
 )
 
-// Bounds of one response. They are far above what the commands built so far can be answered with.
+// Bounds of one response.
 const (
-	maxLine     = 256 << 10 // bytes outside literals
-	maxLiteral  = 1 << 20   // bytes of one literal
-	maxResponse = 4 << 20   // bytes of all its literals
-	maxDepth    = 32        // lists inside each other
+	maxLine     = 1 << 20 // bytes outside literals: 100,000 uids that SEARCH found fit in
+	maxLiteral  = 1 << 20 // bytes of one literal
+	maxResponse = 4 << 20 // bytes of all its literals
+	maxDepth    = 32      // lists inside each other
 )
 
 var (
@@ -140,9 +140,11 @@ func (d *decoder) digits(most uint64) (uint64, error) {
 	}
 	var n uint64
 	for i := range len(s) {
-		if n = n*10 + uint64(s[i]-'0'); n > most {
+		digit := uint64(s[i] - '0')
+		if n > (most-digit)/10 {
 			return 0, errTooLong
 		}
+		n = n*10 + digit
 	}
 	if s == "" {
 		return 0, errSyntax
@@ -327,4 +329,41 @@ func literalAtEnd(line string) (n int, ok bool) {
 		}
 	}
 	return n, true
+}
+
+// value reads anything that can stand for a value, and forgets it.
+func (d *decoder) value() error {
+	switch b, err := d.peek(); {
+	case err != nil:
+		return err
+	case b == '(':
+		return d.list(d.value)
+	case b == '"' || b == '{':
+		_, err := d.string()
+		return err
+	}
+	_, ok, err := d.word()
+	if err == nil && !ok {
+		err = errSyntax
+	}
+	return err
+}
+
+// word reads what stands up to the next space, bracket or line end, as values of other extensions may. It is
+// an atom with some more characters; ok is false when nothing is there.
+func (d *decoder) word() (s string, ok bool, err error) {
+	s, err = d.while(func(b byte) bool { return b > ' ' && b != 0x7f && b != '(' && b != ')' && b != '"' && b != '{' })
+	return s, s != "", err
+}
+
+// modSeq reads a 63-bit number, which some responses have in brackets (RFC 7162 section 7, "fetch-mod-resp").
+func (d *decoder) modSeq() (n uint64, err error) {
+	bracket, err := d.accept('(')
+	if err != nil {
+		return 0, err
+	}
+	if n, err = d.digits(1<<63 - 1); err != nil || !bracket {
+		return n, err
+	}
+	return n, d.expect(')')
 }

@@ -5,8 +5,10 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"strconv"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 func decode(s string) *decoder { return newDecoder(bufio.NewReader(strings.NewReader(s))) }
@@ -60,6 +62,12 @@ var responses = []string{
 	"* LIST () \"/\" {99999999999999999999}\r\n",
 	"* CAPABILITY \r\n* LIST {4194304}\r\n",
 	"p1 OK [X \"]\"] y]\r\n* OK {5}\r\n",
+	"* 3 EXISTS\r\n* 2 EXPUNGE\r\n* VANISHED (EARLIER) 1:5,7\r\n* VANISHED 4294967295:1\r\n",
+	"* STATUS &AOQ- (UIDNEXT 5 UNSEEN 2 HIGHESTMODSEQ 9223372036854775807 X-GUID 5af1)\r\n",
+	"* LIST (\\HasNoChildren \\Sent) \"/\" \"&ZeVnLIqe-&-\" (\"OLDNAME\" (x) CHILDINFO (\"SUBSCRIBED\"))\r\n",
+	"* 1 FETCH (UID 4 FLAGS (\\Seen) INTERNALDATE \" 7-Jul-2026 02:44:25 +0000\" MODSEQ (5) PREVIEW (FUZZY \"x\") BODY[1.2 (A)]<0> NIL)\r\n",
+	"* 1 FETCH (ENVELOPE (\"d\" {1}\r\ns ((\"n\" NIL \"m\" \"h\")(NIL NIL \"g\" NIL)) NIL NIL NIL NIL NIL NIL \"<i>\"))\r\n",
+	"* ESEARCH (TAG \"p1\") UID MIN 2 MAX 4 COUNT 2 ALL 2,4 MODSEQ 5\r\n* SEARCH 5 4 (MODSEQ 9)\r\n",
 }
 
 // FuzzResponse reads whatever comes as a client would that awaits everything at once.
@@ -88,9 +96,18 @@ func FuzzResponse(f *testing.F) {
 					})
 				case "ID":
 					_, err = d.id()
+				case "ESEARCH":
+					_, err = d.esearch()
+				case "SEARCH":
+					_, err = d.search()
 				default:
-					err = d.skip()
-					r.name = "" // has read the end of the line
+					var u Update
+					var known bool
+					if u, known, err = d.update(r); err == nil && !known {
+						err = d.skip()
+						r.name = "" // has read the end of the line
+					}
+					fuzzUpdate(t, u)
 				}
 				if err == nil && r.name != "" {
 					err = d.crlf()
@@ -110,6 +127,60 @@ func FuzzResponse(f *testing.F) {
 			if r.status != "" && len(r.err().Error()) > 5*maxErrorText {
 				t.Fatal("error beyond its bound")
 			}
+		}
+	})
+}
+
+// fuzzUpdate looks for what no update may hold.
+func fuzzUpdate(t *testing.T, u Update) {
+	t.Helper()
+	switch u := u.(type) {
+	case Vanished:
+		u.UIDs.Newest(50)
+		if u.UIDs.Len() < 0 {
+			t.Error("fewer than none")
+		}
+	case Message:
+		if len(u.Envelope.From) > maxAddresses || u.ModSeq > 1<<63-1 {
+			t.Error("beyond the bounds")
+		}
+	case Status:
+		if !utf8.ValidString(u.Mailbox) {
+			t.Errorf("name %q", u.Mailbox)
+		}
+	case Mailbox:
+		if !utf8.ValidString(u.Name) || !utf8.ValidString(u.OldName) {
+			t.Errorf("name %q", u.Name)
+		}
+	}
+}
+
+// FuzzName: a name that we write is read as the same, and what we read is a name.
+func FuzzName(f *testing.F) {
+	for _, s := range []string{"INBOX", "A & B", "日本語", "&AOQ-", "&", "&-", "\xff", "&2D0-", "🐘ä"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if name, err := decode("{" + strconv.Itoa(len(s)) + "}\r\n" + s + " ").mailboxName(); err == nil && !utf8.ValidString(name) {
+			t.Fatalf("%q is read as %q", s, name)
+		}
+		if checkName(s) != nil || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == utf8.RuneError }) {
+			return
+		}
+		wire := encodeName(s)
+		if !quotable(wire[:min(len(wire), maxQuoted)]) || decodeName(wire) != s {
+			t.Fatalf("%q is written as %q and read as %q", s, wire, decodeName(wire))
+		}
+	})
+}
+
+// FuzzChallenge: what a server says of a token is bounded and no more than a text.
+func FuzzChallenge(f *testing.F) {
+	f.Add("eyJzdGF0dXMiOiI0MDEifQ==")
+	f.Add("e30=")
+	f.Fuzz(func(t *testing.T, s string) {
+		if got := tokenError(s); len(got) > maxErrorText {
+			t.Fatalf("%d bytes", len(got))
 		}
 	})
 }

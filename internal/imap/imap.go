@@ -1,22 +1,29 @@
 // Package imap is Posthorn's IMAP client: bytes, commands and responses (RFC 9051, and RFC 3501 for
 // the servers that are not there yet). It knows nothing of Posthorn.
 //
-// [Dial] returns a [Client] that is greeted, encrypted as asked and knows the server's capabilities.
-// So far it can log in (LOGIN, AUTHENTICATE PLAIN), introduce itself (ID), read and write annotations
-// (GETMETADATA, SETMETADATA) and log out. There is one file for each command; what they share is in
-// client.go (one command at a time, cancelling), decode.go (tokens), response.go and encode.go.
+// A [Server] is where to connect to; [Server.Dial] returns a [Client] that is greeted, encrypted as asked and knows
+// the server's capabilities. It logs in (as the user, for him, or by token), looks at mailboxes (SELECT, STATUS, LIST,
+// FETCH, SEARCH with CONDSTORE, QRESYNC and ESEARCH where there are such), waits for news ([Client.Idle], NOTIFY),
+// and reads and writes annotations. There is one file for each command; what they share is in client.go (one command
+// at a time, cancelling), update.go (what the server says unasked), decode.go (tokens), response.go and encode.go.
+//
+// Mailbox names are UTF-8. Messages are read in the envelope's form, undecoded: MIME is not its trade.
+//
+// Thousands of clients may idle. Such a one costs a goroutine, 1 KiB of buffer and its TLS state: no timer, no
+// context, no list of capabilities of its own.
 //
 // The server is not trusted: a response is bounded in length and depth, and one that is not IMAP ends
 // the connection. Passwords go over verified TLS only, save to the own machine or by [Config].Insecure,
 // and appear in no error and no log.
 //
-// It does not reconnect, does not retry, and sets no time limit of its own: that is the context's part.
+// It does not reconnect, does not retry, and sets no time limit of its own: that is the context's part, and for Idle
+// the part of whoever interrupts it. A peer that is gone without a word is noticed by TCP's keep-alive.
 //
 // # Concurrency
 //
 // A Client may be used by several goroutines; a command waits for its turn. The goroutine that has the
-// turn is the only one that reads and writes, so the package starts none. What the server says between
-// two commands waits in the socket for the next one. When the context of a running command ends, the
+// turn is the only one that reads and writes (save for the one line by which an Interrupt ends an Idle), so the
+// package starts none. What the server says between two commands waits in the socket for the next one. When the context of a running command ends, the
 // command returns at once and the connection is closed: half a command is on the wire, or half an answer
 // is awaited. The context of a command that still waits for its turn does no harm to the connection.
 package imap
@@ -31,6 +38,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // The ways to encrypt, for [Config].Security.
@@ -78,7 +86,10 @@ func (cfg *Config) check() error {
 		return fmt.Errorf("port %d is out of range", cfg.Port)
 	}
 	if cfg.Dial == nil {
-		cfg.Dial = (&net.Dialer{}).DialContext
+		// Go's default of 15 s keeps a network busy with thousands of idle connections.
+		cfg.Dial = (&net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
+			Enable: true, Idle: 2 * time.Minute, Interval: 30 * time.Second, Count: 4,
+		}}).DialContext
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -131,6 +142,14 @@ func (e *ResponseError) Error() string {
 		b.WriteString(" " + strconv.Quote(e.Text))
 	}
 	return b.String()
+}
+
+// TooManyConnections reports whether the server has as many connections of the user, or of us, as it wants. Codes do
+// not tell this limit from others, so it goes by the words of Dovecot, Cyrus and the large providers.
+func (e *ResponseError) TooManyConnections() bool {
+	text := strings.ToLower(e.Text)
+	return e.Code == "LIMIT" || strings.Contains(text, "maximum number of connections") ||
+		strings.Contains(text, "too many") && strings.Contains(text, "connections")
 }
 
 // Temporary reports whether the refusal is about the server's state, not about the request, going by

@@ -17,21 +17,38 @@ const maxCredential = 1024
 // [ErrAuth] means that the credentials are wrong, not that the server could not tell. [ErrInsecure] means
 // that nothing was sent. After either, the connection can be used for another try.
 func (c *Client) Login(ctx context.Context, user, password string) error {
+	return c.login(ctx, func() (command, error) { return c.loginCommand(user, password) },
+		credential{"login", user}, credential{"password", password})
+}
+
+// LoginAs logs in as user with the name and the password of another who may do so, such as Dovecot's master
+// user (RFC 4616: user is the authorization identity). Only AUTHENTICATE PLAIN can say that. Errors are as
+// Login's.
+func (c *Client) LoginAs(ctx context.Context, user, master, password string) error {
+	return c.login(ctx, func() (command, error) {
+		if !c.Has("AUTH=PLAIN") {
+			return command{}, fmt.Errorf("login for another user (AUTH=PLAIN) is %w", ErrUnsupported)
+		}
+		return c.plainCommand(user, master, password), nil
+	}, credential{"login", user}, credential{"master login", master}, credential{"password", password})
+}
+
+// login has the command log in that prove makes, when it is safe to send these.
+func (c *Client) login(ctx context.Context, prove func() (command, error), parts ...credential) error {
 	return c.do(ctx, "log in", func() error {
-		if err := checkCredential("login", user); err != nil {
-			return err
+		for _, p := range parts {
+			if err := p.check(); err != nil {
+				return err
+			}
 		}
-		if err := checkCredential("password", password); err != nil {
-			return err
-		}
-		if !c.secure && !c.cfg.Insecure && !loopback(c.cfg.Host) {
+		if !c.secure && !c.srv.cfg.Insecure && !loopback(c.srv.cfg.Host) {
 			return ErrInsecure
 		}
 		// A server that trusts the connection would accept any password: that proves nothing.
 		if c.authed {
 			return errors.New("connection is logged in already")
 		}
-		cmd, err := c.loginCommand(user, password)
+		cmd, err := prove()
 		if err != nil {
 			return err
 		}
@@ -44,49 +61,76 @@ func (c *Client) Login(ctx context.Context, user, password string) error {
 	})
 }
 
-// checkCredential refuses what cannot be a login or a password, before anything is sent. An empty
+// credential is a part of what proves who somebody is.
+type credential struct{ what, text string }
+
+// check refuses what cannot be a login or a password, before anything is sent. An empty
 // password in particular: behind some servers is an LDAP directory that takes it for an anonymous, and
 // thus successful, login (RFC 4513 section 5.1.2).
-func checkCredential(what, s string) error {
+func (cr credential) check() error {
+	most, is := maxCredential, func(s string) bool { return !strings.ContainsAny(s, "\r\n\x00\x01") }
+	if cr.what == "token" {
+		most, is = maxToken, isToken
+	}
 	switch {
-	case s == "":
-		return fmt.Errorf("%w: %s is empty", ErrAuth, what)
-	case len(s) > maxCredential:
-		return fmt.Errorf("%w: %s is longer than %d bytes", ErrAuth, what, maxCredential)
-	case strings.ContainsAny(s, "\r\n\x00"):
-		return fmt.Errorf("%w: %s holds a line end or NUL", ErrAuth, what)
+	case cr.text == "":
+		return fmt.Errorf("%w: %s is empty", ErrAuth, cr.what)
+	case len(cr.text) > most:
+		return fmt.Errorf("%w: %s is longer than %d bytes", ErrAuth, cr.what, most)
+	case !is(cr.text):
+		return fmt.Errorf("%w: %s holds a line end or control character", ErrAuth, cr.what)
 	}
 	return nil
 }
 
-// loginCommand picks the way to log in that the server offers.
-func (c *Client) loginCommand(user, password string) (command, error) {
-	secrets := []string{password}
-	switch {
-	case c.Has("AUTH=PLAIN"):
-		// RFC 4616 section 2; the first field, whom to act as, is left empty.
-		plain := base64.StdEncoding.EncodeToString([]byte("\x00" + user + "\x00" + password))
-		cmd := command{name: "AUTHENTICATE", secrets: append(secrets, plain)}
-		initial := c.Has("SASL-IR") // RFC 4959
-		cmd.args = func(e *encoder) {
-			e.text(" PLAIN")
-			if initial {
-				e.text(" " + plain)
-			}
+// isToken reports whether s can be a bearer token (RFC 6750 section 2.1, "b64token", and what issuers add).
+func isToken(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] >= 0x7f {
+			return false
 		}
-		sent := initial
-		cmd.reply = func() string {
+	}
+	return true
+}
+
+// plainCommand is AUTHENTICATE PLAIN (RFC 4616 section 2); as is empty when the user is to be himself.
+func (c *Client) plainCommand(as, user, password string) command {
+	plain := base64.StdEncoding.EncodeToString([]byte(as + "\x00" + user + "\x00" + password))
+	return c.saslCommand("PLAIN", plain, "*", password) // asked for more, there is nothing to say: cancel
+}
+
+// saslCommand authenticates by a mechanism whose client speaks first, and once. Asked for more, it answers
+// with the line more. Secrets are what no error may repeat, beside the line first.
+func (c *Client) saslCommand(mechanism, first, more string, secrets ...string) command {
+	initial := c.Has("SASL-IR") // RFC 4959
+	sent := initial
+	return command{
+		name: "AUTHENTICATE", secrets: append(secrets, first),
+		args: func(e *encoder) {
+			e.text(" " + mechanism)
+			if initial {
+				e.text(" " + first)
+			}
+		},
+		reply: func(string) string {
 			if sent {
-				return "*" // there is nothing more to say: cancel
+				return more
 			}
 			sent = true
-			return plain
-		}
-		return cmd, nil
+			return first
+		},
+	}
+}
+
+// loginCommand picks the way to log in that the server offers.
+func (c *Client) loginCommand(user, password string) (command, error) {
+	switch {
+	case c.Has("AUTH=PLAIN"):
+		return c.plainCommand("", user, password), nil
 	case !c.Has("LOGINDISABLED"):
 		e := newEncoder(true, false)
 		e.string(password) // as the server would quote it
-		return command{name: "LOGIN", secrets: append(secrets, strings.Trim(string(e.last), `"`)), args: func(e *encoder) {
+		return command{name: "LOGIN", secrets: []string{password, strings.Trim(string(e.last), `"`)}, args: func(e *encoder) {
 			e.text(" ")
 			e.astring(user)
 			e.text(" ")

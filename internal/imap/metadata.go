@@ -8,8 +8,7 @@ import (
 )
 
 // GetMetadata returns the value of one annotation (RFC 5464 section 4.2). ok is false when there is
-// none. Mailbox "" stands for the server's annotations of this user; any other name is written as on
-// the wire. A server without METADATA gives [ErrUnsupported].
+// none. Mailbox "" stands for the server's annotations of this user. A server without METADATA gives [ErrUnsupported].
 func (c *Client) GetMetadata(ctx context.Context, mailbox, entry string) (value string, ok bool, err error) {
 	err = c.do(ctx, "get metadata", func() error {
 		if err := c.checkMetadata(mailbox, entry); err != nil {
@@ -19,7 +18,7 @@ func (c *Client) GetMetadata(ctx context.Context, mailbox, entry string) (value 
 			name: "GETMETADATA",
 			args: func(e *encoder) {
 				e.text(" ")
-				e.astring(mailbox)
+				e.mailbox(mailbox)
 				e.text(" (")
 				e.astring(entry)
 				e.text(")")
@@ -57,7 +56,7 @@ func (c *Client) SetMetadata(ctx context.Context, mailbox, entry string, value *
 			name: "SETMETADATA",
 			args: func(e *encoder) {
 				e.text(" ")
-				e.astring(mailbox)
+				e.mailbox(mailbox)
 				e.text(" (")
 				e.astring(entry)
 				e.text(" ")
@@ -79,8 +78,8 @@ func (c *Client) checkMetadata(mailbox, entry string) error {
 	if !c.Has("METADATA") && (mailbox != "" || !c.Has("METADATA-SERVER")) {
 		return fmt.Errorf("METADATA is %w", ErrUnsupported)
 	}
-	if !quotable(mailbox) {
-		return errors.New("malformed mailbox name")
+	if err := checkName(mailbox); err != nil {
+		return err
 	}
 	if !quotable(entry) || !strings.HasPrefix(entry, "/") || strings.HasSuffix(entry, "/") ||
 		strings.Contains(entry, "//") || strings.ContainsAny(entry, "*%") {
@@ -100,7 +99,7 @@ func (d *decoder) metadata(f func(mailbox, entry, value string, has bool)) error
 	if err := d.expect(' '); err != nil {
 		return err
 	}
-	mailbox, err := d.astring()
+	mailbox, err := d.mailboxName()
 	if err != nil {
 		return err
 	}

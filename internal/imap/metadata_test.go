@@ -99,7 +99,7 @@ func TestMetadataIsChecked(t *testing.T) {
 		{"METADATA", "", "/private/%", errAny},
 		{"METADATA", "", "/private/ü", errAny},
 		{"METADATA", "", "/private/x\r\np2 LOGOUT", errAny},
-		{"METADATA", "Entwürfe", "/private/x", errAny},
+		{"METADATA", "Entw\xfcrfe", "/private/x", errAny},
 		{"METADATA", "a\r\nb", "/private/x", errAny},
 	} {
 		c := play(t, "S: * OK [CAPABILITY "+tt.caps+"] hi")

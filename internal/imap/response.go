@@ -32,11 +32,15 @@ type response struct {
 
 // err makes a status response the error it stands for.
 func (r response) err() error {
-	text := r.text
+	return &ResponseError{Status: r.status, Code: r.code, Text: cutError(r.text)}
+}
+
+// cutError bounds what reaches an error.
+func cutError(text string) string {
 	if len(text) > maxErrorText {
 		text = strings.ToValidUTF8(text[:maxErrorText], "")
 	}
-	return &ResponseError{Status: r.status, Code: r.code, Text: text}
+	return text
 }
 
 // conceal removes what the server says if it repeats a secret. The comparison ignores case, as codes

@@ -25,6 +25,8 @@ import (
 type script struct {
 	text string
 	call func()
+	// times is how often it is played, to one connection after the other; 0 is once.
+	times int
 }
 
 // certificate is for 127.0.0.1 and example.com; roots trusts it.
@@ -51,13 +53,17 @@ func (s script) serve(t *testing.T, cfg Config) Config {
 		wg.Wait()
 	})
 	wg.Go(func() {
-		conn, err := l.Accept()
-		if err != nil {
-			return // nobody came
-		}
-		defer conn.Close()
-		if err := s.play(conn); err != nil {
-			t.Errorf("script: %v", err)
+		for range max(1, s.times) {
+			conn, err := l.Accept()
+			if err != nil {
+				return // nobody came
+			}
+			wg.Go(func() {
+				defer conn.Close()
+				if err := s.play(conn); err != nil {
+					t.Errorf("script: %v", err)
+				}
+			})
 		}
 	})
 	if cfg.Host == "" {
@@ -69,6 +75,12 @@ func (s script) serve(t *testing.T, cfg Config) Config {
 	cfg.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, network, l.Addr().String())
 	}
+	return cfg
+}
+
+// tickets has all servers of the process resume each other's sessions.
+func tickets(cfg *tls.Config) *tls.Config {
+	cfg.SetSessionTicketKeys([][32]byte{{1}})
 	return cfg
 }
 
@@ -95,7 +107,7 @@ func (s script) play(conn net.Conn) error {
 			}
 		case "TLS":
 			cert, _ := certificate()
-			conn = tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12})
+			conn = tls.Server(conn, tickets(&tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}))
 			in = bufio.NewReader(conn)
 		case "CALL":
 			s.call()

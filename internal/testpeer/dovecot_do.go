@@ -133,6 +133,14 @@ func (d *Dovecot) Doveadm(tb testing.TB, args ...string) string {
 	return out
 }
 
+// Save puts one message in a folder as another client of the user would, which no push driver reports.
+func (d *Dovecot) Save(tb testing.TB, user, folder string, message []byte) {
+	tb.Helper()
+	if _, err := run(tb.Context(), message, d.adm, "-c", d.conf, "save", "-u", user, "-m", folder); err != nil {
+		tb.Fatalf("save a message: %v", err)
+	}
+}
+
 // RemoveMailbox removes all of the user's mail from the disk, as after a loss. Dovecot makes an empty INBOX at
 // the next look, with another UIDVALIDITY and without a registration.
 func (d *Dovecot) RemoveMailbox(tb testing.TB, user string) {

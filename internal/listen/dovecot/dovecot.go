@@ -1,12 +1,14 @@
 // Package dovecot registers users at a Dovecot server, so that its push_notification driver reports
 // their new mail.
 //
-// A registration is one METADATA entry of the mailbox owner (RFC 5464), written over IMAP as the
-// owner: exactly what the original system does, so that its registrations are adopted and can be
-// taken over by it again. A value that is somebody else's is never overwritten and never removed.
-// The package keeps no state and no connection.
+// A registration is one METADATA entry of the mailbox owner (RFC 5464): exactly what the original system
+// writes, so that its registrations are adopted and can be taken over by it again. A value that is somebody
+// else's is never overwritten and never removed. There are two ways to the entry: over IMAP, signed in by
+// whatever the mail host's password source gives, and by Dovecot's doveadm HTTP API where the mail host has
+// one, which needs no user's password. By that API a folder can be looked at too.
 //
-// A Source is safe for concurrent use.
+// The package keeps no state but idle connections to doveadm APIs. To register again is to audit: while
+// nothing has changed it is one question. A Source is safe for concurrent use.
 package dovecot
 
 import (
@@ -15,6 +17,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/account"
 	"github.com/posthorn-mail/posthorn/internal/imap"
@@ -29,13 +33,20 @@ const Entry = "/private/vendor/vendor.dovecot/http-notify"
 type Source struct {
 	Accounts *account.Service
 	Tenants  *tenant.Store
+	// InstallationID marks the registrations that we write; "" leaves them as the original system's are.
+	InstallationID string
+	// Now is the clock of what Look finds.
+	Now func() time.Time
+
+	mu   sync.Mutex
+	apis map[string]*doveadm // guarded by mu; by mail host
 }
 
 // Status is what a look at the server found, or made, of a registration.
 type Status struct {
 	// State is one of subscription's listener states.
 	State string
-	// Reason says in a sentence why State is not Registered.
+	// Reason says in a sentence why State is not Registered, and what to do.
 	Reason string
 	// Err is the fault behind it, for the log.
 	Err error
@@ -43,27 +54,57 @@ type Status struct {
 
 // Register makes the server report the user's mail, unless the entry is somebody else's.
 func (s *Source) Register(ctx context.Context, u tenant.User) Status {
-	c, st := s.connect(ctx, u)
-	if c == nil {
-		return st
+	host, err := s.Tenants.MailHost(ctx, u.MailHost)
+	if err != nil {
+		return Status{subscription.Pending, noHost, err}
+	}
+	if host.DoveadmURL != "" {
+		return s.register(ctx, s.doveadm(host).entry(u.Login), host, u)
+	}
+	c, err := s.Accounts.Dial(ctx, u)
+	if err != nil {
+		return Status{subscription.Pending, account.Reason(err), err}
 	}
 	defer c.Close()
-	want, holder, err := s.look(ctx, c, u)
-	if err == nil && (holder == nobody || holder == oldOurs) {
-		if err = c.SetMetadata(ctx, "", Entry, &want); err == nil {
+	st := s.RegisterOn(ctx, c, u)
+	_ = c.Logout(ctx)
+	return st
+}
+
+// RegisterOn is Register over a connection that is signed in as the user, and stays open. A server that offers
+// no METADATA on it is asked by its doveadm API, if it has one.
+func (s *Source) RegisterOn(ctx context.Context, c *imap.Client, u tenant.User) Status {
+	host, err := s.Tenants.MailHost(ctx, u.MailHost)
+	if err != nil {
+		return Status{subscription.Pending, noHost, err}
+	}
+	if offersMetadata(c) {
+		return s.register(ctx, imapEntry{c}, host, u)
+	} else if host.DoveadmURL != "" {
+		return s.register(ctx, s.doveadm(host).entry(u.Login), host, u)
+	}
+	return Status{subscription.Unsupported, Reason(imap.ErrUnsupported), imap.ErrUnsupported}
+}
+
+func (s *Source) register(ctx context.Context, e entry, host tenant.MailHost, u tenant.User) Status {
+	names := s.names(host, u.ID)
+	value, err := e.get(ctx)
+	h := names.holder(value)
+	if err == nil && (h == nobody || h == oldOurs) {
+		if err = e.set(ctx, names.value()); err == nil {
 			// Two installations may have raced: what stands now decides.
-			_, holder, err = s.look(ctx, c, u)
+			value, err = e.get(ctx)
+			h = names.holder(value)
 		}
 	}
 	switch {
 	case errors.Is(err, imap.ErrUnsupported):
-		return unsupported(err)
+		return Status{subscription.Unsupported, Reason(err), err}
 	case err != nil:
-		return Status{subscription.Pending, "the mail server did not take the registration; it is tried again", err}
-	case holder == ours:
-		_ = c.Logout(ctx)
+		return Status{subscription.Pending, Reason(err), err}
+	case h == ours:
 		return Status{State: subscription.Registered}
-	case holder == foreign:
+	case h == foreign:
 		return Status{State: subscription.Foreign, Reason: "another system is registered for this mailbox and is left alone: " +
 			"to hand over, remove " + Entry + " at the mail server"}
 	}
@@ -72,91 +113,121 @@ func (s *Source) Register(ctx context.Context, u tenant.User) Status {
 
 // Unregister removes the user's registration if it is ours. It returns nil when none of ours is left.
 func (s *Source) Unregister(ctx context.Context, u tenant.User) error {
-	c, st := s.connect(ctx, u)
-	if c == nil {
-		if st.State == subscription.Unsupported {
+	host, err := s.Tenants.MailHost(ctx, u.MailHost)
+	if err != nil {
+		return err
+	}
+	if host.DoveadmURL != "" {
+		err := s.unregister(ctx, s.doveadm(host).entry(u.Login), host, u)
+		if errors.Is(err, ErrNoUser) { // his mailbox is gone, and what was in it
 			return nil
 		}
-		return st.Err
+		return err
+	}
+	c, err := s.Accounts.Dial(ctx, u)
+	if err != nil {
+		return err
 	}
 	defer c.Close()
-	_, holder, err := s.look(ctx, c, u)
-	if errors.Is(err, imap.ErrUnsupported) {
-		return nil
-	}
-	if err == nil && (holder == ours || holder == oldOurs) {
-		err = c.SetMetadata(ctx, "", Entry, nil)
-	}
-	if err != nil {
-		return fmt.Errorf("unregister: %w", err)
+	if offersMetadata(c) {
+		err = s.unregister(ctx, imapEntry{c}, host, u)
 	}
 	_ = c.Logout(ctx)
+	return err
+}
+
+func (s *Source) unregister(ctx context.Context, e entry, host tenant.MailHost, u tenant.User) error {
+	names := s.names(host, u.ID)
+	value, err := e.get(ctx)
+	if err == nil {
+		if h := names.holder(value); h == ours || h == oldOurs {
+			err = e.remove(ctx)
+		}
+	}
+	if errors.Is(err, imap.ErrUnsupported) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("unregister: %w", err)
+	}
 	return nil
 }
 
-func unsupported(err error) Status {
-	return Status{subscription.Unsupported, "the mail server offers no METADATA to us: enable imap_metadata for Posthorn's address", err}
+// offersMetadata: Dovecot announces it only after login, and only where it is enabled.
+func offersMetadata(c *imap.Client) bool { return c.Has("METADATA") || c.Has("METADATA-SERVER") }
+
+// entry is a way to the value of Entry; "" when there is none.
+type entry interface {
+	get(ctx context.Context) (string, error)
+	set(ctx context.Context, value string) error
+	remove(ctx context.Context) error
 }
 
-// connect logs in as the user, or says why not.
-func (s *Source) connect(ctx context.Context, u tenant.User) (*imap.Client, Status) {
-	c, err := s.Accounts.Dial(ctx, u)
+// imapEntry is the way over a connection that is signed in.
+type imapEntry struct{ *imap.Client }
+
+func (e imapEntry) get(ctx context.Context) (string, error) {
+	value, _, err := e.GetMetadata(ctx, "", Entry) // an empty value is kept as an entry, and registers nobody
 	if err != nil {
-		return nil, Status{subscription.Pending, account.Reason(err), err}
+		return "", fmt.Errorf("read registration: %w", err)
 	}
-	// Dovecot announces METADATA only after login, and only where it is enabled.
-	if !c.Has("METADATA") && !c.Has("METADATA-SERVER") {
-		_ = c.Logout(ctx)
-		return nil, unsupported(imap.ErrUnsupported)
-	}
-	return c, Status{}
+	return value, nil
 }
+
+func (e imapEntry) set(ctx context.Context, value string) error {
+	return e.SetMetadata(ctx, "", Entry, &value)
+}
+
+func (e imapEntry) remove(ctx context.Context) error { return e.SetMetadata(ctx, "", Entry, nil) }
 
 // holder is whose value the entry has.
 type holder int
 
 const (
 	nobody  holder = iota
-	ours           // exactly what we would write
+	ours           // registers our user as it should
 	oldOurs        // names our user, but not as we would now: without the proof, or with one of an older key
 	foreign
 )
 
-// look reads the entry. want is the value that registers u.
-func (s *Source) look(ctx context.Context, c *imap.Client, u tenant.User) (want string, h holder, err error) {
-	host, err := s.Tenants.MailHost(ctx, u.MailHost)
-	if err != nil {
-		return "", nobody, err
-	}
-	alias := s.Tenants.Alias(host, u.ID)
-	want = "user=" + alias
-	value, ok, err := c.GetMetadata(ctx, "", Entry)
-	if err != nil {
-		return want, nobody, fmt.Errorf("read registration: %w", err)
-	}
-	return want, whose(value, ok, alias, s.Tenants.Aliases(u.ID)...), nil
+// names are what a registration of one user says.
+type names struct {
+	alias   string   // what we would write
+	earlier []string // what we, or the original system, may have written
+	by      string   // our installation's id, or ""
 }
 
-// whose judges a value: TAB-separated key=value pairs, of which Dovecot reads "user". alias is what we
-// would write, earlier what we may have written.
-func whose(value string, ok bool, alias string, earlier ...string) holder {
-	if !ok || value == "" { // Dovecot keeps an empty value as an entry; it registers nobody
+func (s *Source) names(host tenant.MailHost, id tenant.UserID) names {
+	return names{s.Tenants.Alias(host, id), s.Tenants.Aliases(id), s.InstallationID}
+}
+
+// value is what we write: TAB-separated key=value pairs, of which Dovecot reads "user".
+func (n names) value() string {
+	if n.by == "" {
+		return "user=" + n.alias
+	}
+	return "user=" + n.alias + "\tby=" + n.by
+}
+
+// holder judges a value. One that names our user and bears no other installation's mark is ours, and stays as
+// it is: the original system writes no mark.
+func (n names) holder(value string) holder {
+	if value == "" {
 		return nobody
 	}
 	user := ""
 	for pair := range strings.SplitSeq(value, "\t") {
 		key, v, _ := strings.Cut(pair, "=")
-		switch key {
-		case "user":
+		switch {
+		case key == "user":
 			user = v
-		case "by": // another installation signed it
+		case key == "by" && (v != n.by || v == ""):
 			return foreign
 		}
 	}
 	switch {
-	case user == alias:
+	case user == n.alias:
 		return ours
-	case slices.Contains(earlier, user):
+	case slices.Contains(n.earlier, user):
 		return oldOurs
 	}
 	return foreign

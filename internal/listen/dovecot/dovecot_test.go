@@ -62,6 +62,7 @@ func newFixtureWith(t *testing.T, url string, h tenant.MailHost, keyFile string)
 		}
 	})
 	f := &fixture{db: d, host: h}
+	f.Now = func() time.Time { return time.UnixMilli(1790000000000) }
 	if f.keys, err = seal.ParseKeyFile(keyFile); err != nil {
 		t.Fatal(err)
 	}
