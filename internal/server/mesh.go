@@ -97,7 +97,7 @@ func (s *Server) join(ctx context.Context, reg *prometheus.Registry) error {
 	}
 	var err error
 	s.cluster, err = cluster.Join(ctx, cluster.Config{
-		Bus: s.bus, ID: s.state.node, Name: name, Version: cmp.Or(s.version, "development"), Willing: true,
+		Bus: s.bus, ID: s.state.node, Name: name, Version: cmp.Or(s.version, "development"), Willing: s.cfg.Listen.AllowPermanentPush,
 		KeyCheck: s.state.keys.KeyCheck(), Log: s.log, Metrics: reg, Now: time.Now,
 	})
 	return err
