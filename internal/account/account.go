@@ -1,5 +1,5 @@
 // Package account is a user's way in: sign-in against the mail server, sessions, and the sealed mail
-// password that listeners need.
+// password or token that listeners need.
 //
 // It never decides whether a password is right: the user's IMAP server does. Session tokens and
 // device secrets are kept as hashes, mail passwords sealed for their owner; nothing here logs them.
@@ -13,7 +13,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
-	"database/sql"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -23,6 +22,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/posthorn-mail/posthorn/internal/bus"
 	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/imap"
 	"github.com/posthorn-mail/posthorn/internal/seal"
@@ -58,8 +58,11 @@ func (Password) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "[passwor
 // MarshalText keeps the password out of JSON, as part of a logged value too.
 func (Password) MarshalText() ([]byte, error) { return []byte("[password redacted]"), nil }
 
-// Config is what a Service is made of. Every field is needed.
+// Config is what a Service is made of. Every field is needed, but Memory only for StoreMemory.
 type Config struct {
+	// Store is where what listeners sign in with is kept; "" is StoreDatabase.
+	Store   string
+	Memory  *bus.Memory
 	DB      *db.DB
 	Keys    *seal.Keyring
 	Tenants *tenant.Store
@@ -78,6 +81,7 @@ type Config struct {
 type Service struct {
 	Config
 	byLogin, byAddress *limiter
+	passing            passing // what StoreNone keeps for a while
 }
 
 // New returns a Service.
@@ -100,13 +104,6 @@ const (
 	failureFloor = 2500 * time.Millisecond
 )
 
-const (
-	sqlPutCredential = `INSERT INTO credentials (context_id, user_id, sealed, updated_ms) VALUES (?, ?, ?, ?)
-		ON CONFLICT (context_id, user_id) DO UPDATE SET sealed = excluded.sealed, updated_ms = excluded.updated_ms`
-	//nolint:gosec // G101: a query, no credential
-	sqlCredential = `SELECT sealed FROM credentials WHERE context_id = ? AND user_id = ?`
-)
-
 // Reason says in a sentence, for the operator, why Dial could not sign in.
 func Reason(err error) string {
 	switch {
@@ -122,23 +119,34 @@ func Reason(err error) string {
 	return "the stored password cannot be read: the operator finds the cause in the log"
 }
 
-func credentialOwner(id tenant.UserID) string { return "credential/" + id.String() }
-
-// Dial connects to the user's mail server and logs in with the stored password. Errors are
+// Dial connects to the user's mail server and logs in with what is kept of him. Errors are
 // ErrNoCredential, ErrBadLogin and ErrMailServer, wrapped, or seal.ErrOpen for a damaged store.
 func (s *Service) Dial(ctx context.Context, u tenant.User) (*imap.Client, error) {
-	var sealed string
-	err := s.DB.QueryRow(ctx, sqlCredential, u.ID.Context, u.ID.ID).Scan(&sealed)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, ErrNoCredential
-	} else if err != nil {
-		return nil, fmt.Errorf("read credential: %w", err)
-	}
-	password, err := s.Keys.Open(credentialOwner(u.ID), sealed)
+	password, err := s.secret(ctx, passwords, u.ID)
 	if err != nil {
-		return nil, fmt.Errorf("open credential of %s: %w", u.ID, err)
+		return nil, err
 	}
-	return s.dial(ctx, u, Password(password), netip.Addr{})
+	return s.dial(ctx, u, password, netip.Addr{})
+}
+
+// CanDial reports whether there is anything to sign in with, without trying it.
+func (s *Service) CanDial(ctx context.Context, u tenant.User) (bool, error) {
+	h, err := s.Tenants.MailHost(ctx, u.MailHost)
+	if err != nil {
+		return false, err
+	}
+	k := passwords
+	switch h.PasswordSource {
+	case tenant.PasswordsGlobal:
+		return true, nil
+	case tenant.PasswordsOAuth:
+		k = tokens
+	}
+	_, err = s.kept(ctx, k, u.ID)
+	if errors.Is(err, ErrNoCredential) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // dial logs a user in. from is the device's address, if one asks.

@@ -3,13 +3,15 @@ package account
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/posthorn-mail/posthorn/internal/db"
+	"github.com/posthorn-mail/posthorn/internal/seal"
 )
 
 // ErrWrongKey means that the seal key is not the one this database was sealed with.
-var ErrWrongKey = errors.New("the seal key is not the one that this database was sealed with: put back the seal.key that belongs " +
-	"to it, or every stored password and token is lost")
+var ErrWrongKey = errors.New("the seal key is not the one that this database was sealed with: put back the credentials.passphrase, or the seal.key, " +
+	"that belongs to it, or every stored password and token is lost; while the one of before is still needed, credentials.old_passphrases names it")
 
 const (
 	sqlPutSealCheck = `INSERT INTO seal_check (id, sealed) VALUES (1, ?) ON CONFLICT (id) DO NOTHING`
@@ -35,4 +37,23 @@ func (s *Service) CheckKey(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+const (
+	sqlPutSalt = `INSERT INTO seal_salt (id, salt) VALUES (1, ?) ON CONFLICT (id) DO NOTHING`
+	sqlSalt    = `SELECT salt FROM seal_salt WHERE id = 1`
+)
+
+// Salt is what passphrases become keys with: made once, the same for all servers on the database.
+func Salt(ctx context.Context, d *db.DB) (salt string, err error) {
+	err = d.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		if _, err := tx.Exec(ctx, sqlPutSalt, seal.NewSalt()); err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, sqlSalt).Scan(&salt)
+	})
+	if err != nil {
+		return "", fmt.Errorf("read the salt of the seal key: %w", err)
+	}
+	return salt, nil
 }

@@ -60,7 +60,7 @@ const (
 )
 
 // SignIn asks the user's mail server whether login and password are right, and opens a session. The
-// password is stored sealed, in the session's transaction. Errors are *tenant.InvalidError,
+// password is kept sealed, where Store says, from then on and on all nodes. Errors are *tenant.InvalidError,
 // *TooManyError, ErrBadLogin and ErrMailServer (wrapped).
 func (s *Service) SignIn(ctx context.Context, req SignIn) (Session, string, error) {
 	if err := req.check(); err != nil {
@@ -185,21 +185,28 @@ func (s *Service) open(ctx context.Context, u tenant.User, req SignIn) (Session,
 	} else {
 		sess.Device = hashOf("session", sess.ID)
 	}
-	sealed := s.Keys.Seal(credentialOwner(u.ID), []byte(req.Password))
-	err := s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+	host, err := s.Tenants.MailHost(ctx, u.MailHost)
+	if err != nil {
+		return Session{}, "", fmt.Errorf("find mail host: %w", err)
+	}
+	sealed := s.Keys.Seal(passwords.owner(u.ID), []byte(req.Password))
+	err = s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
 		if _, err := tx.Exec(ctx, sqlPurgeSessions, db.Millis(now)); err != nil {
 			return err
 		}
-		if err := tx.Lock(ctx, credentialOwner(u.ID)); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, sqlPutCredential, u.ID.Context, u.ID.ID, sealed, db.Millis(now)); err != nil {
+		if err := tx.Lock(ctx, passwords.owner(u.ID)); err != nil {
 			return err
 		}
 		_, err := tx.Exec(ctx, sqlAddSession, sess.ID, hash, u.ID.Context, u.ID.ID, sess.Client, sess.Device, sess.Address,
 			db.Millis(now), db.Millis(now), db.Millis(sess.Expires))
 		if err != nil {
 			return err
+		}
+		// After the session, which only a user who is there can have; and only what is of use later.
+		if host.PasswordSource == tenant.PasswordsSession {
+			if err := s.keep(ctx, tx, passwords, u.ID, sealed); err != nil {
+				return err
+			}
 		}
 		_, err = tx.Exec(ctx, sqlLimitSessions, u.ID.Context, u.ID.ID, sess.ID, s.MaxSessions-1)
 		return err
@@ -225,6 +232,10 @@ func (s *Service) Authenticate(ctx context.Context, token string) (Session, erro
 		return Session{}, ErrNoSession
 	} else if err != nil {
 		return Session{}, fmt.Errorf("find session: %w", err)
+	}
+	if s.Store == StoreNone {
+		s.passing.use(passwords.owner(sess.User))
+		s.passing.use(tokens.owner(sess.User))
 	}
 	if now.Sub(sess.LastUsed) > touchEvery {
 		err = s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
@@ -261,22 +272,6 @@ func (s *Service) Sessions(ctx context.Context, id tenant.UserID) ([]Session, er
 		all = append(all, sess)
 	}
 	return all, rows.Err()
-}
-
-const sqlForgetCredential = `DELETE FROM credentials WHERE context_id = ? AND user_id = ? AND NOT EXISTS
-	(SELECT 1 FROM sessions WHERE context_id = ? AND user_id = ? AND expires_ms > ?)`
-
-// ForgetCredential removes a user's stored password unless he is signed in somewhere. It is for when no
-// listener needs it any more.
-func (s *Service) ForgetCredential(ctx context.Context, id tenant.UserID) error {
-	return s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
-		// Else it would remove what a sign-in stores at this moment, without seeing its session yet.
-		if err := tx.Lock(ctx, credentialOwner(id)); err != nil {
-			return err
-		}
-		_, err := tx.Exec(ctx, sqlForgetCredential, id.Context, id.ID, id.Context, id.ID, db.Millis(s.Now()))
-		return err
-	})
 }
 
 // isSessionID tells our ids from what else a URL may hold.

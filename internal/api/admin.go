@@ -86,6 +86,7 @@ func (a *API) Admin() http.Handler {
 	a.route(mux, "/admin/v1/push/test", map[string]handler{"POST": a.pushTest})
 	a.route(mux, "/admin/v1/push/explain/{user}", map[string]handler{"GET": a.pushExplain})
 	a.route(mux, "/admin/v1/push/trace/{device}", map[string]handler{"GET": a.pushTrace})
+	a.route(mux, "/admin/v1/doctor", map[string]handler{"POST": a.doctor})
 	a.route(mux, "/admin/v1/reload", map[string]handler{"POST": a.reload})
 	mux.HandleFunc("/", notFound)
 	return mux
@@ -185,7 +186,10 @@ func (a *API) removeUser(r *http.Request) (int, any, error) {
 	if _, _, err := a.Listen.Await(waiting, id); err != nil {
 		return 0, nil, err
 	}
-	return http.StatusNoContent, nil, a.Tenants.RemoveUser(r.Context(), id)
+	if err := a.Tenants.RemoveUser(r.Context(), id); err != nil {
+		return 0, nil, err
+	}
+	return http.StatusNoContent, nil, a.Accounts.UserRemoved(r.Context(), id)
 }
 
 // sourceDovecot names where a listener's events come from.

@@ -21,6 +21,7 @@ import (
 
 	"github.com/posthorn-mail/posthorn/internal/account"
 	"github.com/posthorn-mail/posthorn/internal/listen"
+	"github.com/posthorn-mail/posthorn/internal/onboard"
 	"github.com/posthorn-mail/posthorn/internal/problem"
 	"github.com/posthorn-mail/posthorn/internal/push"
 	"github.com/posthorn-mail/posthorn/internal/subscription"
@@ -34,6 +35,7 @@ type API struct {
 	Subscriptions *subscription.Store
 	Push          *push.Service
 	Listen        *listen.Service
+	Doctor        *onboard.Doctor
 	Log           *slog.Logger
 	Now           func() time.Time
 	// TrustedProxies are the networks whose X-Forwarded-For is believed.

@@ -69,18 +69,16 @@ type Memory struct {
 
 	mu sync.RWMutex // guards all below
 	memoryState
+	arrived func(key string)
 }
 
-// MemoryOptions are what OpenMemory needs. Most and Arrived may be left.
+// MemoryOptions are what OpenMemory needs. Most may be left.
 type MemoryOptions struct {
 	Bus *Bus
 	// Name tells several maps on one bus apart; Node is this node's, and no other's.
 	Name, Node string
 	// Most bounds the entries; 0 is 2,000,000. An entry of 300 bytes takes about 470 bytes.
-	Most int
-	// Arrived is told of keys that another node put, once their value is here, save those that OpenMemory copies.
-	// Two goroutines may call it at once; it must not wait for anything.
-	Arrived func(key string)
+	Most    int
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
 	Now     func() time.Time
@@ -156,7 +154,7 @@ func (m *Memory) join(ctx context.Context) error {
 		if d, err = parseDigest(reply); err == nil {
 			copying, cancel := context.WithTimeout(ctx, joinTimeout)
 			defer cancel()
-			_, err = m.copy(copying, d.node, everything(), nil)
+			_, err = m.copy(copying, d.node, everything())
 		}
 	}
 	switch {
@@ -171,6 +169,14 @@ func (m *Memory) join(ctx context.Context) error {
 		return err
 	}
 	return subscribe(m.talk, m.listen, hello)
+}
+
+// WhenPut has f called with each key that another node has put, once its value is here. Two goroutines may call
+// f at once; it must not wait for anything.
+func (m *Memory) WhenPut(f func(key string)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.arrived = f
 }
 
 // Close ends the membership; what the map holds here is gone.
@@ -212,10 +218,15 @@ func (m *Memory) Replace(key, value, by string) (replaced bool, err error) {
 	return replaced, err
 }
 
-// Delete removes a key, here and wherever it is.
+// Delete removes a key that is here, here and everywhere. What another node puts meanwhile stands, whatever the
+// clocks say: only what was seen is deleted.
 func (m *Memory) Delete(key string) {
-	// It cannot be too large or too much.
-	_ = m.put(record{key: key, dead: true}, func(*record) bool { return len(key) <= maxMemoryKey })
+	// Nothing that is there is too large, and no room is needed.
+	_ = m.put(record{key: key, dead: true}, func(r *record) bool {
+		e, ok := m.get(key)
+		r.version = e.version + 1
+		return ok
+	})
 }
 
 // put makes a write here and tells it to the others. sure is called with the lock held.
@@ -290,7 +301,7 @@ func (m *Memory) run(ctx context.Context) {
 			m.sweep()
 			m.say(m.digest().append(nil))
 		case node := <-m.differ:
-			if n, err := m.pull(ctx, node, m.o.Arrived); err != nil && ctx.Err() == nil {
+			if n, err := m.pull(ctx, node); err != nil && ctx.Err() == nil {
 				m.o.Log.DebugContext(ctx, "cannot copy cluster memory", slog.String("node", node), slog.Any("err", err))
 			} else if n > 0 {
 				m.o.Log.DebugContext(ctx, "cluster memory repaired", slog.String("node", node), slog.Int("entries", n))
@@ -324,12 +335,12 @@ func (m *Memory) hear(_ context.Context, msg Message) {
 		return
 	}
 	if all, err := r.records(); err == nil {
-		m.take(all, m.o.Arrived)
+		m.take(all)
 	}
 }
 
 // take takes over records of others, and returns how many were news.
-func (m *Memory) take(all []record, arrived func(key string)) int {
+func (m *Memory) take(all []record) int {
 	var fresh []string
 	n, full := 0, 0
 	m.mu.Lock()
@@ -346,6 +357,7 @@ func (m *Memory) take(all []record, arrived func(key string)) int {
 		case stale:
 		}
 	}
+	arrived := m.arrived
 	m.mu.Unlock()
 	m.refused.Add(float64(full))
 	if arrived != nil {
@@ -409,7 +421,7 @@ func (m *Memory) tell(ctx context.Context, msg Message) {
 }
 
 // pull copies from a node what it has otherwise than we do, and returns how many entries were news.
-func (m *Memory) pull(ctx context.Context, node string, arrived func(key string)) (int, error) {
+func (m *Memory) pull(ctx context.Context, node string) (int, error) {
 	reply, err := m.o.Bus.Request(ctx, m.askOf(node), []byte{wireShards})
 	if err != nil {
 		return 0, err
@@ -426,7 +438,7 @@ func (m *Memory) pull(ctx context.Context, node string, arrived func(key string)
 		}
 	}
 	m.mu.RUnlock()
-	return m.copy(ctx, node, wanted, arrived)
+	return m.copy(ctx, node, wanted)
 }
 
 // everything is all shards, tombstones in those that seem alike too: the node copied from may be the last that
@@ -440,7 +452,7 @@ func everything() []int {
 }
 
 // copy copies shards from a node.
-func (m *Memory) copy(ctx context.Context, node string, wanted []int, arrived func(key string)) (copied int, err error) {
+func (m *Memory) copy(ctx context.Context, node string, wanted []int) (copied int, err error) {
 	defer func() { m.copied.Add(float64(copied)) }()
 	var from place
 	for len(wanted) > 0 {
@@ -456,7 +468,7 @@ func (m *Memory) copy(ctx context.Context, node string, wanted []int, arrived fu
 		if err != nil {
 			return copied, err
 		}
-		copied += m.take(a.records, arrived)
+		copied += m.take(a.records)
 		if !a.more {
 			break
 		}

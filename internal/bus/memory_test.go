@@ -70,12 +70,11 @@ func TestMemory(t *testing.T) {
 		var mu sync.Mutex
 		var heard []string
 		a := memberOn(t, one.Bus, "a", nil)
-		b := memberOn(t, other.Bus, "b", func(o *MemoryOptions) {
-			o.Arrived = func(key string) {
-				mu.Lock()
-				defer mu.Unlock()
-				heard = append(heard, key)
-			}
+		b := memberOn(t, other.Bus, "b", nil)
+		b.WhenPut(func(key string) {
+			mu.Lock()
+			defer mu.Unlock()
+			heard = append(heard, key)
 		})
 		put(t, a, "k", "1")
 		put(t, a, "l", "2")

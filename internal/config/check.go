@@ -25,6 +25,7 @@ func (c *Config) Check() Problems {
 	k.bus()
 	k.listeners()
 	k.notify()
+	k.credentials()
 	k.mailNotify()
 	if c.Push.CoalesceMax < c.Push.Coalesce {
 		k.add("push.coalesce_max", "%s is less than push.coalesce (%s): the longest wait cannot be the shorter one", c.Push.CoalesceMax, c.Push.Coalesce)
@@ -186,6 +187,30 @@ func (k *checker) notify() {
 	if control(n.Password.Reveal()) {
 		k.add("internal.notify.password", "it must be one line without control characters")
 	}
+}
+
+// minPassphrase keeps out what is guessed at once, in bytes.
+const minPassphrase = 12
+
+func (k *checker) credentials() {
+	c := k.c.Credentials
+	if c.Passphrase.IsSet() && len(c.Passphrase.Reveal()) < minPassphrase {
+		k.add("credentials.passphrase", "it is too short: at least %d characters, better 20", minPassphrase)
+	}
+	for i, old := range c.OldPassphrases {
+		if old.Passphrase.Reveal() == "" {
+			k.add(item("credentials.old_passphrases", i)+".passphrase", "it is empty: give passphrase or passphrase_file")
+		}
+	}
+}
+
+// Warnings are what Check has nothing against, and an operator should know.
+func (c *Config) Warnings() Warnings {
+	if c.Credentials.Store != "none" {
+		return nil
+	}
+	return Warnings{c.Problem("credentials.store", "nothing is kept to sign in with: without an app in use, listeners of users cannot start, "+
+		"and end 15 minutes after the last use, at every mail host but those with a master user (--password-source global) or the doveadm API (--doveadm-url)")}
 }
 
 // pattern judges one pattern of client names.

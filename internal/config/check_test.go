@@ -60,6 +60,11 @@ func TestCheck(t *testing.T) {
 		{"no login", "internal: {notify: {login: ''}}", `posthorn.yml:1: internal.notify.login: it must not be empty`},
 		{"two lines of password", "internal: {notify: {password: \"canary\\nb\"}}", `posthorn.yml:1: internal.notify.password: it must be one line without control characters`},
 
+		{"credentials", "credentials: {store: none, passphrase: twelve bytes, old_passphrases: [{passphrase: x}]}", ``},
+		{"credentials store", "credentials: {store: disk}", `posthorn.yml:1: credentials.store: "disk" is not one of memory, database, none`},
+		{"short passphrase", "credentials: {passphrase: eleven byte}", `posthorn.yml:1: credentials.passphrase: it is too short: at least 12 characters, better 20`},
+		{"empty passphrase", "credentials: {passphrase: ''}", `posthorn.yml:1: credentials.passphrase: it is too short: at least 12 characters, better 20`},
+		{"old passphrase", "credentials: {old_passphrases: [{passphrase: x}, {}]}", `posthorn.yml:1: credentials.old_passphrases[1].passphrase: it is empty: give passphrase or passphrase_file`},
 		{"mailnotify", "mailnotify: {enabled: true}", ``},
 		{"mailnotify towards others", "mailnotify: {listen: ':23420', enabled: true}", `posthorn.yml:1: mailnotify.allow_from: name the networks of the mail servers, because others than this machine can send to mailnotify.listen: a report carries no proof of who sent it`},
 		{"mailnotify towards others, off", "mailnotify: {listen: ':23420'}", ``},
@@ -193,6 +198,19 @@ func TestMatchClient(t *testing.T) {
 	} {
 		if got := MatchClient(tc.pattern, tc.client); got != tc.want {
 			t.Errorf("MatchClient(%q, %q) = %t", tc.pattern, tc.client, got)
+		}
+	}
+}
+
+func TestStoreWarning(t *testing.T) {
+	for text, want := range map[string]int{"": 0, "credentials: {store: memory}": 0, "credentials: {store: database}": 0, "credentials: {store: none}": 1} {
+		c, _, err := loadText(text, fakeEnv{"HOME": "/home/p"}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := c.Warnings()
+		if len(got) != want || want == 1 && !strings.Contains(got[0].String(), "posthorn.yml:1: credentials.store: nothing is kept to sign in with") {
+			t.Errorf("%q: %v", text, got)
 		}
 	}
 }

@@ -67,6 +67,9 @@ type Config struct {
 	// The sessions of signed-in devices.
 	Sessions Sessions `yaml:"sessions"`
 
+	// What is kept to sign in at mail servers while no app runs, and how it is sealed.
+	Credentials Credentials `yaml:"credentials"`
+
 	// Limits for guessing passwords. Each sign-in is a login at a mail server, so these limits protect
 	// that server too.
 	SignIn SignIn `yaml:"sign_in"`
@@ -240,6 +243,40 @@ type Sessions struct {
 
 	// How many sessions a user may have. One more sign-in ends the oldest.
 	MaxPerUser int `yaml:"max_per_user" default:"50" min:"1" max:"10000"`
+}
+
+// Credentials is the section credentials.
+type Credentials struct {
+	// Where the mail passwords and tokens of users are kept, sealed, for listeners that run while no app does.
+	// memory: in the memory of the cluster, never on a disk. Each node holds them all; they are lost when the
+	// last one stops, and listeners that need one then wait for the user's next sign-in. database: in the
+	// database, so they outlive a restart. none: nowhere. A node remembers a password for 15 minutes after the
+	// last use of the session that brought it, and listeners that run longer need a mail host with a master user
+	// or the doveadm API.
+	//
+	// Danger: with database, whoever has the database and the key reads the mail of everybody. Switching from database to memory moves what the database holds into the memory; switching to none removes it.
+	Store string `yaml:"store" default:"memory" one:"memory database none"`
+
+	// The passphrase from which the key is made that seals passwords, tokens and the secrets of mail hosts: at
+	// least 12 characters, better 20, the same on all nodes. Without one, the key is the file seal.key in
+	// state_dir, which is made at first start and must be the same on all nodes too.
+	//
+	// Default: none: seal.key is used.
+	// Danger: without it, nobody can open what it sealed. To change it, see "Credentials" in the operating guide.
+	// Example: /etc/posthorn/passphrase
+	Passphrase Secret `yaml:"passphrase"`
+
+	// Passphrases of before, which open what they sealed until a rotation has sealed it anew.
+	OldPassphrases []OldPassphrase `yaml:"old_passphrases"`
+}
+
+// OldPassphrase is one entry of credentials.old_passphrases.
+type OldPassphrase struct {
+	// The passphrase.
+	//
+	// Default: none: each entry needs one.
+	// Example: /etc/posthorn/passphrase.old
+	Passphrase Secret `yaml:"passphrase"`
 }
 
 // SignIn is the section sign_in.

@@ -350,6 +350,7 @@ func TestSampleIsTheDefault(t *testing.T) {
 	c, _, err := loadText(live, env, map[string]string{
 		"/etc/posthorn/database-url": "postgres://db/p", "/etc/posthorn/bus-url": "nats://n:4222", "/etc/posthorn/notify-password": "p", "/etc/posthorn/vapid.pem": "p",
 		"/etc/posthorn/AuthKey_ABC123DEFG.p8": "p", "/etc/posthorn/firebase.json": "{}",
+		"/etc/posthorn/passphrase": "correct horse battery", "/etc/posthorn/passphrase.old": "p",
 	})
 	if err != nil {
 		t.Fatalf("uncommented:\n%v\n%s", err, live)

@@ -99,7 +99,7 @@ func TestMigrate(t *testing.T) {
 	t.Parallel()
 	testpeer.EachDatabase(t, func(t *testing.T, url string) {
 		want := []string{
-			"changes", "contexts", "credentials", "freezes", "goose_db_version", "listeners", "mailhosts", "nodes", "outcomes", "seal_check", "sequences", "sessions",
+			"changes", "contexts", "credentials", "freezes", "goose_db_version", "listeners", "mailhosts", "nodes", "outcomes", "refresh_tokens", "seal_check", "seal_salt", "sequences", "sessions",
 			"slots", "states", "subscriptions", "tombstones", "users",
 		}
 		for range 2 {
@@ -211,6 +211,8 @@ var rows = []string{
 	`INSERT INTO users VALUES (1, 3, 'Alice@example.org', 'alice@example.org', 'dove', 1790000000000)`,
 	`INSERT INTO sessions VALUES ('0123456789abcdef', 'th', 1, 3, 'app', 'dh', '192.0.2.1', 1790000000000, 1790000000000, 1790000000000)`,
 	`INSERT INTO credentials VALUES (1, 3, 'v1.00000000.AAAA', 1790000000000)`,
+	`INSERT INTO seal_salt VALUES (1, 'AAAAAAAAAAAAAAAAAAAAAA')`,
+	`INSERT INTO refresh_tokens VALUES (1, 3, 'v2.00000000.AAAA', 1790000000000)`,
 	`INSERT INTO subscriptions VALUES ('s1', 1, 3, 'app', 'apns', 'kh', 'v1.00000000.AAAA', '…beef', 'dh', '["mail:new"]', 1790000000000, 1790000000000, 0, 'sandbox', '', '')`,
 	`INSERT INTO listeners VALUES (1, 3, 1, 'registered', '', 0, 1790000000000, 1790000000000, 1790000000000, 1790000000000, 1)`,
 	`INSERT INTO states VALUES (1, 3, 7, '[{"f":"INBOX","v":4294967295,"u":4294967295,"s":18446744073709551615,"t":1790000000000}]')`,
@@ -246,7 +248,7 @@ func TestReleasedSchemas(t *testing.T) {
 			t.Errorf("schema %d does not become that of a new database:\n%s\nbut\n%s", version, strings.Join(got, "\n"), strings.Join(want, "\n"))
 		}
 		for _, table := range tables(t, d) {
-			if since := map[string]int{"tombstones": 2, "changes": 2, "nodes": 2, "freezes": 2}; since[table] > version {
+			if since := map[string]int{"tombstones": 2, "changes": 2, "nodes": 2, "freezes": 2, "seal_salt": 3, "refresh_tokens": 3}; since[table] > version {
 				continue
 			}
 			var n int

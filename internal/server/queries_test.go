@@ -7,6 +7,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"path/filepath"
 	"slices"
@@ -16,8 +17,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/posthorn-mail/posthorn/internal/account"
 	"github.com/posthorn-mail/posthorn/internal/api"
 	"github.com/posthorn-mail/posthorn/internal/db"
+	"github.com/posthorn-mail/posthorn/internal/seal"
+	"github.com/posthorn-mail/posthorn/internal/tenant"
 	"github.com/posthorn-mail/posthorn/internal/testpeer"
 )
 
@@ -82,6 +86,32 @@ func anotherNode(t *testing.T, w *world) {
 	})
 }
 
+// tokens keeps a token and reads it, and clears the database of it as a server with another store does at its start.
+func tokens(t *testing.T, w *world) {
+	d, err := db.Open(t.Context(), w.databaseURL, db.Options{Trace: w.trace})
+	must(t, err)
+	defer func() { must(t, d.Close()) }()
+	keys, err := seal.ParseKeyFile(strings.Repeat("0f", seal.KeySize))
+	must(t, err)
+	tenants, err := tenant.New(d, keys, tenant.NotifyCredential{UserForm: tenant.FormLogin}, time.Now)
+	must(t, err)
+	must(t, tenants.AddMailHost(t.Context(), tenant.MailHost{ //nolint:gosec // G101: no credential
+		Name: "tokens", IMAPHost: "mail.example.org", IMAPPort: 993, Security: tenant.SecurityTLS,
+		PasswordSource: tenant.PasswordsOAuth, OAuthTokenURL: "https://login.example.org/token", OAuthClientID: "posthorn",
+	}, ""))
+	carol, err := tenants.AddUser(t.Context(), tenant.User{ID: tenant.UserID{Context: 1}, Login: "carol", MailHost: "tokens"})
+	must(t, err)
+	s := account.New(account.Config{DB: d, Keys: keys, Tenants: tenants, Log: slog.New(slog.DiscardHandler), Now: time.Now, AttemptsPerLogin: 1, AttemptsPerAddress: 1})
+	must(t, s.PutToken(t.Context(), carol.ID, "refresh"))
+	if can, err := s.CanDial(t.Context(), carol); !can || err != nil {
+		t.Errorf("the token kept: %v", err)
+	}
+	s.Store = account.StoreNone
+	must(t, s.ClearDatabase(t.Context()))
+	must(t, tenants.RemoveUser(t.Context(), carol.ID))
+	must(t, tenants.RemoveMailHost(t.Context(), "tokens"))
+}
+
 // day uses everything that the API and the admin socket offer, until nothing is left.
 func day(t *testing.T, w *world) {
 	const alice, bob, password = "alice@rig.test", "bob@rig.test", "secret"
@@ -89,6 +119,7 @@ func day(t *testing.T, w *world) {
 		Users: map[string]string{alice: password, bob: password}, NotifyURL: w.notifyURL(),
 	})
 	w.provision(d, api.MailHost{}, alice)
+	tokens(t, w)
 	admin := func(method, path string, in, out any) {
 		t.Helper()
 		must(t, w.admin.Do(t.Context(), method, path, nil, in, out))

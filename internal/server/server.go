@@ -62,6 +62,7 @@ type Server struct {
 	state      *state
 	db         *db.DB
 	bus        *bus.Bus
+	memory     *bus.Memory // nil unless credentials are kept in it
 	transports *transports
 	push       *push.Service
 	listen     *listen.Service
@@ -128,6 +129,13 @@ func New(ctx context.Context, cfg *config.Config, opts Options) (s *Server, err 
 // build wires the rooms of the house together, ground floor first.
 func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 	cfg, now := s.cfg, time.Now
+	salt, err := account.Salt(ctx, s.db)
+	if err != nil {
+		return err
+	}
+	if err := s.state.openKeys(cfg, salt); err != nil {
+		return err
+	}
 	tenants, err := tenant.New(s.db, s.state.keys, tenant.NotifyCredential{
 		Login:     cfg.Internal.Notify.Login,
 		Hash:      tenant.HashPassword(s.state.notifyPassword),
@@ -141,13 +149,25 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 	if err := tenants.Join(ctx, s.bus, s.log); err != nil { // ends with the bus
 		return err
 	}
+	if cfg.Credentials.Store == account.StoreMemory {
+		s.memory, err = bus.OpenMemory(ctx, bus.MemoryOptions{
+			Bus: s.bus, Name: "credentials", Node: s.state.node, Log: s.log, Metrics: reg, Now: now,
+		})
+		if err != nil {
+			return err
+		}
+	}
 	accounts := account.New(account.Config{
+		Store: cfg.Credentials.Store, Memory: s.memory,
 		DB: s.db, Keys: s.state.keys, Tenants: tenants, Log: s.log, Now: now,
 		SessionLifetime: time.Duration(cfg.Sessions.Lifetime), MaxSessions: cfg.Sessions.MaxPerUser,
 		AttemptsPerLogin: cfg.SignIn.AttemptsPerLogin, AttemptsPerAddress: cfg.SignIn.AttemptsPerAddress,
 		Window: time.Duration(cfg.SignIn.Window),
 	})
 	if err := accounts.CheckKey(ctx); err != nil {
+		return err
+	}
+	if err := accounts.ClearDatabase(ctx); err != nil {
 		return err
 	}
 	subs := subscription.New(s.db, s.state.keys, func(client string) bool {
@@ -184,10 +204,12 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 	a := &api.API{
 		Tenants: tenants, Accounts: accounts, Subscriptions: subs, Push: s.push, Listen: s.listen, Log: s.log, Now: now,
 		TrustedProxies: cfg.Public.TrustedProxies, VAPIDPublicKey: s.transports.publicKey, Reload: s.Reload,
+		Doctor: s.doctor(tenants, accounts, subs, dispatcher),
 	}
 	s.public.server = newHTTPServer(a.Public(), s.log)
 	s.internal.server = newHTTPServer(s.internalMux(notifier, reg), s.log)
 	s.admin.server = newHTTPServer(a.Admin(), s.log)
+	s.admin.server.ReadTimeout = 0 // its end would cancel a request whose answer takes longer, as the doctor's does
 	return nil
 }
 
@@ -241,7 +263,10 @@ func (s *Server) InternalAddr() string { return s.internal.listener.Addr().Strin
 // Files lists the secrets of the state directory by what they are: seal key, notify password, VAPID
 // key, as far as the configuration does not place them elsewhere.
 func (s *Server) Files() map[string]string {
-	files := map[string]string{"seal key": filepath.Join(s.state.dir, SealKeyFile)}
+	files := map[string]string{}
+	if !s.cfg.Credentials.Passphrase.IsSet() {
+		files["seal key"] = filepath.Join(s.state.dir, SealKeyFile)
+	}
 	if !s.cfg.Internal.Notify.Password.IsSet() {
 		files["notify password"] = filepath.Join(s.state.dir, NotifyPasswordFile)
 	}
@@ -305,6 +330,9 @@ func (s *Server) Close(ctx context.Context) error {
 	}
 	if s.transports != nil {
 		s.transports.close()
+	}
+	if s.memory != nil {
+		s.memory.Close()
 	}
 	if s.bus != nil {
 		stopping, cancel := context.WithTimeout(ctx, stopTimeout)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -29,8 +30,8 @@ const (
 type state struct {
 	dir            string
 	lock           *os.File
-	node           string // names this server among those on its database
-	keys           *seal.Keyring
+	node           string        // names this server among those on its database
+	keys           *seal.Keyring // set by openKeys
 	notifyPassword string
 	vapidKey       []byte // PEM
 }
@@ -66,13 +67,6 @@ func openState(cfg *config.Config) (st *state, err error) {
 	if st.node = strings.TrimSpace(node); st.node == "" {
 		return nil, fmt.Errorf("%s is empty: remove it to have a new one made", filepath.Join(st.dir, NodeIDFile))
 	}
-	keyText, err := st.file(SealKeyFile, func() (string, error) { return seal.NewKeyFile() })
-	if err != nil {
-		return nil, err
-	}
-	if st.keys, err = seal.ParseKeyFile(keyText); err != nil {
-		return nil, fmt.Errorf("%s: %w", filepath.Join(st.dir, SealKeyFile), err)
-	}
 	if cfg.Internal.Notify.Password.IsSet() {
 		st.notifyPassword = cfg.Internal.Notify.Password.Reveal()
 	} else {
@@ -95,6 +89,45 @@ func openState(cfg *config.Config) (st *state, err error) {
 	text, err := st.file(VAPIDKeyFile, newVAPIDKey)
 	st.vapidKey = []byte(text)
 	return st, err
+}
+
+// openKeys makes the ring of keys: the passphrase's, if there is one, then those of seal.key, then those of old
+// passphrases. Beside a passphrase, seal.key is used if it is there, and not made.
+func (st *state) openKeys(cfg *config.Config, salt string) error {
+	var rings []*seal.Keyring
+	fromPassphrase := func(s config.Secret) error {
+		ring, err := seal.FromPassphrase(s.Reveal(), salt)
+		rings = append(rings, ring)
+		return err
+	}
+	c := cfg.Credentials
+	if c.Passphrase.IsSet() {
+		if err := fromPassphrase(c.Passphrase); err != nil {
+			return err
+		}
+	}
+	path := filepath.Join(st.dir, SealKeyFile)
+	if _, err := os.Stat(path); err == nil || !c.Passphrase.IsSet() {
+		text, err := st.file(SealKeyFile, seal.NewKeyFile)
+		if err != nil {
+			return err
+		}
+		ring, err := seal.ParseKeyFile(text)
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		rings = append(rings, ring)
+	}
+	for _, old := range c.OldPassphrases {
+		if err := fromPassphrase(old.Passphrase); err != nil {
+			return err
+		}
+	}
+	if c.Passphrase.IsSet() {
+		debug.FreeOSMemory() // argon2's 64 MiB, which nothing needs again
+	}
+	st.keys = seal.Join(rings...)
+	return nil
 }
 
 func newVAPIDKey() (string, error) {

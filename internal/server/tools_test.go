@@ -70,3 +70,88 @@ func TestUnregister(t *testing.T) {
 		}
 	}
 }
+
+// doctor asks for an examination, and returns the checks of the server and of the mail host by their names.
+func (w *world) doctor(in api.Doctor) (server, host map[string]api.DoctorCheck) {
+	w.tb.Helper()
+	var list api.List[api.DoctorReport]
+	must(w.tb, w.admin.Do(w.tb.Context(), "POST", "/admin/v1/doctor", nil, in, &list))
+	if len(list.Items) != 2 {
+		w.tb.Fatalf("%d reports, want those of the server and of one mail host", len(list.Items))
+	}
+	all := []map[string]api.DoctorCheck{{}, {}}
+	for i, r := range list.Items {
+		for _, c := range r.Checks {
+			all[i][c.Name] = c
+		}
+	}
+	return all[0], all[1]
+}
+
+// TestDoctor examines a whole installation: the server, a real Dovecot, and the way that its notifications take.
+func TestDoctor(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, sqliteURL(t), "login")
+	w.start()
+	const alice = "alice@rig.test"
+	d := testpeer.StartDovecot(t, testpeer.DovecotConfig{Users: map[string]string{alice: secret}, NotifyURL: w.notifyURL()})
+	w.provision(d, api.MailHost{}, alice)
+	want := func(checks map[string]api.DoctorCheck, name, state string) {
+		t.Helper()
+		if c := checks[name]; string(c.State) != state {
+			t.Errorf("%s is %q, want %s: %s → %s", name, c.State, state, c.Detail, c.Do)
+		}
+	}
+
+	server, host := w.doctor(api.Doctor{User: "1@1"})
+	want(server, "database", "ok")
+	want(server, "listeners", "skipped")
+	want(server, "open_files", "ok")
+	want(server, "credential", "ok")
+	want(host, "sign_in", "failed") // nothing is stored for her yet
+	want(host, "notify", "skipped")
+
+	token := w.signIn(alice, secret, "a")
+	_, host = w.doctor(api.Doctor{User: "1@1"})
+	want(host, "sign_in", "ok")
+	want(host, "metadata_write", "ok")
+	want(host, "registration", "skipped")
+	p := w.apnsPhone()
+	w.subscribe(token, p.transport, p.token, "registered")
+	server, host = w.doctor(api.Doctor{User: "1@1", NotifyURL: w.notifyURL()})
+	want(server, "listeners", "ok")
+	for _, name := range []string{"name", "reachable", "tls", "greeting", "sign_in", "METADATA", "IDLE", "metadata_write", "registration", "notify", "notify_credential"} {
+		want(host, name, "ok")
+	}
+	want(host, "notify_from_mailhost", "skipped")
+
+	// The notify endpoint, called wrongly.
+	u, err := url.Parse(w.notifyURL())
+	must(t, err)
+	for _, c := range []struct {
+		name   string
+		change func(*url.URL)
+		check  string
+		state  string
+	}{
+		{"wrong password", func(u *url.URL) { u.User = url.UserPassword("posthorn", "wrong") }, "notify_credential", "failed"},
+		{"wrong login", func(u *url.URL) { u.User = url.UserPassword("dovecot", "x") }, "notify_credential", "failed"},
+		{"the installation's", func(u *url.URL) { u.User = nil }, "notify_credential", "ok"},
+		{"wrong path", func(u *url.URL) { u.Path = "/notify" }, "notify", "failed"},
+		{"another listener", func(u *url.URL) { u.Host = w.public[len("http://"):] }, "notify", "failed"},
+		{"nobody there", func(u *url.URL) { u.Host = "127.0.0.1:1" }, "notify", "failed"},
+		{"no URL", func(u *url.URL) { u.Scheme = "ftp" }, "notify", "failed"},
+	} {
+		wrong := *u
+		c.change(&wrong)
+		_, host := w.doctor(api.Doctor{MailHosts: []string{"dove"}, NotifyURL: wrong.String()})
+		if got := host[c.check]; string(got.State) != c.state || c.state == "failed" && got.Do == "" {
+			t.Errorf("%s: %s is %s: %s → %s", c.name, c.check, got.State, got.Detail, got.Do)
+		}
+	}
+
+	// The registration of another system.
+	d.SetMetadata(t, alice, "user=9@9")
+	_, host = w.doctor(api.Doctor{User: "1@1"})
+	want(host, "registration", "warning")
+}

@@ -81,7 +81,7 @@ func Check(cfg *config.Config) (config.Problems, config.Warnings) {
 	}
 	t, found := buildTransports(cfg, vapid, time.Now)
 	t.close()
-	return append(found.problems, found.expired...), found.soon
+	return append(found.problems, found.expired...), append(cfg.Warnings(), found.soon...)
 }
 
 // buildTransports builds the enabled senders. Without a VAPID key Web Push is checked, but not built.
