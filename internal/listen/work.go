@@ -172,14 +172,11 @@ func (s *Service) unwritten(e *entry, now time.Time) {
 
 // work does what has to be done for one user. The error is the store's.
 func (s *Service) work(ctx context.Context, j job) (found, error) {
-	u, err := s.Tenants.User(ctx, j.User)
-	if errors.Is(err, tenant.ErrNotFound) {
-		return found{gone: true}, nil // removed this moment, and his listener with him
-	} else if err != nil {
-		return found{}, err
-	}
+	u := tenant.User{ID: j.User, Login: j.Login, MailHost: j.MailHost}
 	h, err := s.Tenants.MailHost(ctx, u.MailHost)
-	if err != nil {
+	if errors.Is(err, tenant.ErrNotFound) {
+		return found{gone: true}, nil // removed this moment, and his users before it
+	} else if err != nil {
 		return found{}, err
 	}
 	if !j.desired {

@@ -22,7 +22,7 @@ func (s *Server) buildListen(ctx context.Context, tenants *tenant.Store, account
 ) (err error) {
 	c, now := s.cfg.Listen, time.Now
 	s.cluster, err = cluster.Join(ctx, cluster.Config{
-		Bus: s.bus, ID: s.state.node, Willing: c.AllowPermanentPush, Log: s.log, Metrics: reg, Now: now,
+		Bus: s.bus, ID: s.state.node, Willing: c.AllowPermanentPush, KeyCheck: s.state.keys.KeyCheck(), Log: s.log, Metrics: reg, Now: now,
 	})
 	if err != nil {
 		return err

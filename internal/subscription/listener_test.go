@@ -34,7 +34,7 @@ func TestListener(t *testing.T) {
 		}
 		sub := f.subscribe(t, session(1, "s"), request("phone"))
 		began := f.now()
-		want := subscription.Listener{User: user(1), MailHost: "dove", Wanted: true, State: "pending", NotBefore: began, Since: began, Active: began}
+		want := subscription.Listener{User: user(1), Login: "user1", MailHost: "dove", Wanted: true, State: "pending", NotBefore: began, Since: began, Active: began}
 		if got := f.listener(t, 1); got != want {
 			t.Fatalf("%+v, want %+v", got, want)
 		}
