@@ -106,7 +106,7 @@ func newFixture(t *testing.T, url string, h tenant.MailHost, n int) *fixture {
 	f.Service, err = New(Config{
 		Subscriptions: subs, Tenants: tenants, Accounts: accounts, Dispatcher: dispatcher, Cluster: alone, Bus: b,
 		Dovecot: &dovecot.Source{Accounts: accounts, Tenants: tenants},
-		Idle:    &idle.Source{Accounts: accounts, Tenants: tenants, Dispatcher: dispatcher, Log: log, Now: time.Now},
+		Idle:    &idle.Source{Accounts: accounts, Dispatcher: dispatcher, Log: log, Now: time.Now},
 		Log:     log, Metrics: prometheus.NewRegistry(), Now: time.Now,
 		AtOnce: atOnce, LoginsPerSecond: 10_000, HostLoginsPerSecond: 10_000, Audit: auditEvery, Rejections: 3, RejectionWait: rejectionWait,
 	})
