@@ -320,9 +320,6 @@ func (s *Service) registerByDoveadm(ctx context.Context, u tenant.User) (found, 
 // catchUp has what a look finds dispatched. In found is at most the mail server's error, the other is the store's.
 func (s *Service) catchUp(ctx context.Context, u tenant.User, look func() (event.Look, error)) (found, error) {
 	l, err := look()
-	if errors.Is(err, imap.ErrUnsupported) {
-		return found{}, nil
-	}
 	if err != nil {
 		return found{
 			state: subscription.Pending, reason: "the mail server did not say what is in the INBOX; it is tried again",
