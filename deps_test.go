@@ -44,7 +44,7 @@ var policy = map[string]string{
 	"internal/dispatch":          "db event account tenant subscription push",
 	"internal/notify":            "event account tenant dispatch problem",
 	"internal/cluster":           "bus",
-	"internal/listen":            "db account tenant cluster event dispatch imap subscription listen/dovecot listen/idle listen/mailnotify",
+	"internal/listen":            "db bus account tenant cluster event dispatch imap subscription listen/dovecot listen/idle listen/mailnotify", // decision 0024
 	"internal/listen/dovecot":    "account tenant event dispatch imap subscription",
 	"internal/listen/idle":       "account tenant event dispatch imap subscription",
 	"internal/listen/mailnotify": "account tenant event dispatch imap subscription",

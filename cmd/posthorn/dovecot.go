@@ -19,11 +19,7 @@ const notifyPath = "/preliminary/http-notify/v1/notify"
 // The METADATA entry is asked for in both user forms: without one Dovecot's driver sends nothing.
 const dovecot23 = `# Dovecot 2.3, for example in /etc/dovecot/conf.d/99-posthorn.conf
 mail_attribute_dict = file:%h/dovecot-attributes
-# Posthorn's address as Dovecot sees it: METADATA is nobody else's business.
-remote 127.0.0.1 {
-  imap_metadata = yes
-}
-protocol lmtp {
+<offer>protocol lmtp {
   mail_plugins = $mail_plugins notify push_notification
 }
 protocol lda {
@@ -43,11 +39,7 @@ mail_attribute {
     path = %{home}/dovecot-attributes
   }
 }
-# Posthorn's address as Dovecot sees it: METADATA is nobody else's business.
-remote 127.0.0.1 {
-  imap_metadata = yes
-}
-protocol lmtp {
+<offer>protocol lmtp {
   mail_plugins {
     notify = yes
     push_notification = yes
@@ -68,11 +60,28 @@ push_notification posthorn {
 }
 `
 
+// dovecotOffer lets us register over IMAP, in both versions.
+const dovecotOffer = `# Posthorn's address as Dovecot sees it: METADATA is nobody else's business.
+remote 127.0.0.1 {
+  imap_metadata = yes
+}
+`
+
 // introduce tells how to point the new mail host at us. password is the one the operator chose; one
 // that the server made is in h.
 func (c *cli) introduce(cfg *config.Config, h api.MailHost, password string) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Mail host %s added: %s (%s).\n", printable(h.Name), printable(h.IMAP), printable(h.Security))
+	switch h.Source {
+	case "idle":
+		b.WriteString("We hear of new mail over IMAP, with a connection for each user: nothing is to be set up at the mail server.\n")
+	case "mailnotify":
+		fmt.Fprintf(&b, "Have its notifyd report to %s by UDP (mailnotify.listen, %s).\n", cfg.MailNotify.Listen, cfg.Origin("mailnotify.listen"))
+	}
+	if h.Source == "idle" || h.Source == "mailnotify" {
+		_, err := fmt.Fprint(c.stdout, b.String())
+		return err
+	}
 	login, note := h.NotifyLogin, ""
 	switch {
 	case h.NotifyPassword != "":
@@ -96,7 +105,12 @@ func (c *cli) introduce(cfg *config.Config, h api.MailHost, password string) err
 	if h.UserForm == "metadata" {
 		metadata23, metadata24 = " user_from_metadata", "\n  push_notification_ox_user_from_metadata = yes"
 	}
+	offer := dovecotOffer
+	if h.DoveadmURL != "" { // we register by that
+		offer = ""
+	}
 	fill := strings.NewReplacer(
+		"<offer>", offer,
 		"<URL>", url, "<URL 2.3>", strings.ReplaceAll(url, "%", "%%"),
 		"<metadata 2.3>", metadata23, "<metadata 2.4>", metadata24,
 	)

@@ -90,7 +90,7 @@ func (c *cli) mailhostAdd() *cobra.Command {
 	var in mailhostFlags
 	cmd := &cobra.Command{
 		Use:   "add NAME --imap HOST[:PORT]",
-		Short: "Add a mail host, and show what to paste into Dovecot's configuration",
+		Short: "Add a mail host, and show what to set up there",
 		Long: `Add a mail host: the IMAP server at which users sign in, and the credential with which it reports
 new mail. Without --notify-login it uses the installation's credential (internal.notify in the
 configuration). With --notify-login and no --notify-password-file a password is made and shown once.

@@ -16,7 +16,6 @@ import (
 
 	"github.com/posthorn-mail/posthorn/internal/problem"
 	"github.com/posthorn-mail/posthorn/internal/push"
-	"github.com/posthorn-mail/posthorn/internal/subscription"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
 )
 
@@ -190,48 +189,6 @@ func (a *API) removeUser(r *http.Request) (int, any, error) {
 		return 0, nil, err
 	}
 	return http.StatusNoContent, nil, a.Accounts.UserRemoved(r.Context(), id)
-}
-
-// sourceDovecot names where a listener's events come from.
-const sourceDovecot = "dovecot"
-
-func (a *API) listPushUsers(r *http.Request) (int, any, error) {
-	listeners, err := a.Subscriptions.Listeners(r.Context())
-	if err != nil {
-		return 0, nil, err
-	}
-	subs, err := a.Subscriptions.All(r.Context())
-	if err != nil {
-		return 0, nil, err
-	}
-	users, err := a.Tenants.Users(r.Context(), 0, "")
-	if err != nil {
-		return 0, nil, err
-	}
-	byUser := map[tenant.UserID]subscription.Listener{}
-	for _, l := range listeners {
-		byUser[l.User] = l
-	}
-	devices := map[tenant.UserID]int{}
-	for _, sub := range subs {
-		devices[sub.User]++
-	}
-	only := r.URL.Query().Get("user")
-	list := List[PushUser]{Items: []PushUser{}}
-	for _, u := range users {
-		l, wanted := byUser[u.ID]
-		if !wanted && devices[u.ID] > 0 {
-			l = subscription.Listener{State: subscription.ClientNotAllowed, Reason: reasonNotAllowed}
-		}
-		if l.State == "" || only != "" && only != u.ID.String() {
-			continue
-		}
-		list.Items = append(list.Items, PushUser{
-			User: u.ID.String(), Login: u.Login, Permanent: true, Source: sourceDovecot, State: l.State,
-			Reason: l.Reason, Devices: devices[u.ID], Since: stamp(l.Since),
-		})
-	}
-	return http.StatusOK, list, nil
 }
 
 func (a *API) listPushDevices(r *http.Request) (int, any, error) {

@@ -71,9 +71,9 @@ type PushUser struct {
 	Login string `json:"login"`
 	// Permanent is false for a listener that lives as long as a session is in use.
 	Permanent bool `json:"permanent"`
-	// Node is the name of the node that owns the listener.
+	// Node is the name of the node that has the listener, or its id where names repeat; empty when none has.
 	Node string `json:"node,omitempty"`
-	// Source is where events come from: "dovecot", "idle" or "mailnotify".
+	// Source is where events come from: "dovecot", "idle" or "mailnotify"; empty or "auto" before that is known.
 	Source string `json:"source"`
 	// State is registered, listening, pending, waiting_for_sign_in, foreign, unsupported or client_not_allowed.
 	State   string `json:"state"`

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/account"
+	"github.com/posthorn-mail/posthorn/internal/cluster"
 	"github.com/posthorn-mail/posthorn/internal/listen"
 	"github.com/posthorn-mail/posthorn/internal/onboard"
 	"github.com/posthorn-mail/posthorn/internal/problem"
@@ -36,8 +37,11 @@ type API struct {
 	Push          *push.Service
 	Listen        *listen.Service
 	Doctor        *onboard.Doctor
-	Log           *slog.Logger
-	Now           func() time.Time
+	Cluster       *cluster.Cluster
+	// LastEvents calls f with when something was last heard of each user's mailbox.
+	LastEvents func(ctx context.Context, f func(u tenant.UserID, at time.Time)) error
+	Log        *slog.Logger
+	Now        func() time.Time
 	// TrustedProxies are the networks whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
 	// VAPIDPublicKey is what browsers subscribe with; "" when Web Push is off.
@@ -186,8 +190,20 @@ func (a *API) session(r *http.Request) (account.Session, error) {
 	if !strings.EqualFold(scheme, "Bearer") || token == "" {
 		return account.Session{}, account.ErrNoSession
 	}
-	return a.Accounts.Authenticate(r.Context(), strings.TrimSpace(token))
+	sess, err := a.Accounts.Authenticate(r.Context(), strings.TrimSpace(token))
+	if err != nil {
+		return account.Session{}, err
+	}
+	if a.Now().Sub(sess.LastUsed) > activeEvery {
+		if err := a.Subscriptions.Active(r.Context(), sess.User, sess.Client); err != nil { // no reason to turn him away
+			a.Log.WarnContext(r.Context(), "cannot note the use of a session", slog.Any("err", err))
+		}
+	}
+	return sess, nil
 }
+
+// activeEvery is how stale the word of a session's use may be: a third of what it is good for.
+const activeEvery = subscription.SessionBound / 3
 
 // clientAddress is where a request comes from: the peer, or what trusted proxies say of it. Each proxy
 // appends the address it saw, so the last one that is not itself trusted is the client.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/posthorn-mail/posthorn/internal/dispatch"
 	"github.com/posthorn-mail/posthorn/internal/event"
+	"github.com/posthorn-mail/posthorn/internal/listen"
 	"github.com/posthorn-mail/posthorn/internal/push"
 	"github.com/posthorn-mail/posthorn/internal/subscription"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
@@ -70,7 +71,14 @@ func (a *API) explainUser(ctx context.Context, id tenant.UserID, e *PushExplanat
 	if pass(g); len(subs) == 0 {
 		return nil
 	}
-	if g, err = a.listenerGate(ctx, id, subs); err != nil {
+	flow, err := a.flowGates(ctx, u)
+	if err != nil {
+		return err
+	}
+	for _, g := range flow {
+		pass(g)
+	}
+	if g, err = a.listenerGate(ctx, id); err != nil {
 		return err
 	}
 	pass(g)
@@ -106,32 +114,55 @@ func (a *API) subscriptionGate(ctx context.Context, id tenant.UserID, subs []sub
 	return g, err
 }
 
-// listenerGate is what the mail server tells us of the user's mail.
-func (a *API) listenerGate(ctx context.Context, id tenant.UserID, subs []subscription.Subscription) (push.Gate, error) {
-	g := push.Gate{Name: "listener", State: push.GateClosed}
-	allowed := false
-	for _, sub := range subs {
-		allowed = allowed || a.Subscriptions.Allowed(sub.Client)
+// flowGates are the questions of the flow "is a permanent listener spawned?", as it was walked for the user. A no
+// closes its gate, unless a session makes up for it.
+func (a *API) flowGates(ctx context.Context, u tenant.User) ([]push.Gate, error) {
+	flow, err := a.Listen.Flow(ctx, u)
+	if err != nil {
+		return nil, err
 	}
+	var gates []push.Gate
+	for _, step := range flow.Steps {
+		g := push.Gate{Name: "listener." + step.Question, State: push.GateOpen, Detail: step.Detail, Do: step.Do}
+		switch {
+		case step.Yes:
+		case flow.Kind == listen.SessionBound:
+			g.Detail += "; a session makes up for it"
+		default:
+			g.State = push.GateClosed
+		}
+		gates = append(gates, g)
+	}
+	return gates, nil
+}
+
+// listenerGate is what the mail server tells us of the user's mail.
+func (a *API) listenerGate(ctx context.Context, id tenant.UserID) (push.Gate, error) {
+	g := push.Gate{Name: "listener", State: push.GateClosed}
 	l, ok, err := a.Subscriptions.Listener(ctx, id)
 	switch {
 	case err != nil:
 		return g, err
-	case !allowed:
-		g.Detail, g.Do = "none is wanted: "+reasonNotAllowed, "add the client to push.allowed_clients in the configuration"
-	case !ok || !l.Wanted:
-		g.Detail, g.Do = "none is wanted: no subscription of an allowed client lives", "open the app: it subscribes again"
+	case !ok:
+		g.Detail, g.Do = "there is none", "open the app: it subscribes again"
 	case l.State == subscription.Registered:
 		g.State, g.Detail = push.GateOpen, "registered: the mail server reports this user's new mail"
+	case l.State == subscription.Listening:
+		g.State, g.Detail = push.GateOpen, "listening: a connection to the mail server tells of this user's new mail"
+	case l.State == subscription.WaitingForSignIn:
+		g.Detail, g.Do = l.Reason, "let the user sign in with the app"
+		if l.Rejected > 0 {
+			g.Detail += fmt.Sprintf("; rejected logins in a row: %d", l.Rejected)
+		}
 	case l.State == subscription.Pending:
 		g.Detail, g.Until = "pending: "+l.Reason, l.NotBefore
 		if l.Reason == "" {
 			g.Detail = "pending: the mail server has not answered yet"
 		}
-		g.Do = "it is tried again then; the log has the mail server's error, and what asks for a sign-in only the user can mend"
+		g.Do = "it is tried again then; the log has the mail server's error"
 	default:
 		g.Detail = l.State + ": " + l.Reason
-		g.Do = "mend that at the mail server; it is looked at again within 90 minutes, and when the app is opened"
+		g.Do = "mend that at the mail server; it is looked at again by the audit (listen.audit), and when the app is opened"
 	}
 	return g, nil
 }

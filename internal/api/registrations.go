@@ -68,7 +68,6 @@ func (a *API) unregister(r *http.Request) (int, any, error) {
 	if done.Subscriptions > 0 {
 		a.Log.InfoContext(r.Context(), "registration removed by the operator",
 			slog.String("account", id.String()), slog.String("client", client))
-		a.Listen.Changed()
 	}
 	return http.StatusOK, done, nil
 }

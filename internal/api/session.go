@@ -28,6 +28,9 @@ func (a *API) signIn(r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
+	if err := a.Subscriptions.Active(r.Context(), sess.User, sess.Client); err != nil {
+		return 0, nil, err
+	}
 	a.Listen.Look(sess.User) // it may have waited for this password
 	return http.StatusCreated, map[string]string{
 		"id": sess.ID, "token": token, "user": sess.User.String(), "expires": stamp(sess.Expires),
@@ -79,13 +82,19 @@ func (a *API) revokeSession(r *http.Request) (int, any, error) {
 		if err := a.Subscriptions.UnsubscribeDevice(r.Context(), sess.User, ended.Device); err != nil {
 			return 0, nil, err
 		}
-		a.Listen.Changed()
-		if _, listening, err := a.Subscriptions.Listener(r.Context(), sess.User); err != nil {
+	}
+	left, err := a.Accounts.Sessions(r.Context(), sess.User)
+	if err != nil || len(left) > 0 {
+		return http.StatusNoContent, nil, err
+	}
+	if err := a.Subscriptions.Inactive(r.Context(), sess.User); err != nil {
+		return 0, nil, err
+	}
+	if _, listening, err := a.Subscriptions.Listener(r.Context(), sess.User); err != nil {
+		return 0, nil, err
+	} else if !listening { // else the listener's end forgets it: it is needed to unregister
+		if err := a.Accounts.ForgetCredential(r.Context(), sess.User); err != nil {
 			return 0, nil, err
-		} else if !listening { // else the listener's end forgets it: it is needed to unregister
-			if err := a.Accounts.ForgetCredential(r.Context(), sess.User); err != nil {
-				return 0, nil, err
-			}
 		}
 	}
 	return http.StatusNoContent, nil, nil

@@ -82,7 +82,6 @@ func (a *API) subscribe(r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	a.Listen.Changed() // of this user, and of those the device was taken from
 	view, err := a.view(r.Context(), sub, true)
 	return http.StatusCreated, view, err
 }
@@ -282,7 +281,6 @@ func (a *API) unsubscribe(r *http.Request) (int, any, error) {
 	if err := a.Subscriptions.Unsubscribe(r.Context(), sess.User, r.PathValue("id")); err != nil {
 		return 0, nil, err
 	}
-	a.Listen.Changed()
 	return http.StatusNoContent, nil, nil
 }
 

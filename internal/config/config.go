@@ -64,6 +64,9 @@ type Config struct {
 	// Reports of new mail by UDP, as Cyrus IMAP makes them for its notifyd.
 	MailNotify MailNotify `yaml:"mailnotify"`
 
+	// How listeners are kept: what makes mail servers tell of new mail.
+	Listen Listen `yaml:"listen"`
+
 	// The sessions of signed-in devices.
 	Sessions Sessions `yaml:"sessions"`
 
@@ -232,6 +235,42 @@ type MailNotify struct {
 	// The least time between two looks at one mailbox: the first report is followed at once, those within this
 	// time after it by one more look.
 	Delay Duration `yaml:"delay" default:"1s" min:"0s" max:"5m"`
+}
+
+// Listen is the section listen.
+type Listen struct {
+	// Whether this node takes permanent listeners: those that live with a subscription, no app running. Set to
+	// false, it hands its listeners over to the nodes that do. When no node does, a user has a listener only
+	// while one of his sessions is in use.
+	AllowPermanentPush bool `yaml:"allow_permanent_push" default:"true"`
+
+	// How many logins at mail servers are begun in a second, by this node.
+	//
+	// Danger: TLS and login cost about a millisecond of CPU each here, and more at the mail server.
+	LoginsPerSecond int `yaml:"logins_per_second" default:"500" min:"1" max:"100000"`
+
+	// The same for each mail host. After a restart of a mail server, all its users come back at this rate,
+	// those who were active last first.
+	HostLoginsPerSecond int `yaml:"host_logins_per_second" default:"300" min:"1" max:"100000"`
+
+	// How many users are worked on at the same time.
+	AtOnce int `yaml:"at_once" default:"64" min:"1" max:"10000"`
+
+	// When a listener that stands is looked at again, give or take half of it: is the registration still at the
+	// mail server, is there mail that nobody told of?
+	Audit Duration `yaml:"audit" default:"6h" min:"10s" max:"30d"`
+
+	// How often folders are asked for news that do not tell of themselves, and mail servers without IDLE.
+	Poll Duration `yaml:"poll" default:"5m" min:"1s" max:"1d"`
+
+	// After how many rejected logins in a row the user's devices show that he must sign in again. Nothing is
+	// deleted.
+	Rejections int `yaml:"rejections" default:"3" min:"1" max:"100"`
+
+	// How long to wait after a rejected login before the next.
+	//
+	// Danger: mail servers lock users and addresses for failed logins in a row.
+	RejectionWait Duration `yaml:"rejection_wait" default:"10m" min:"1s" max:"1d"`
 }
 
 // Sessions is the section sessions.

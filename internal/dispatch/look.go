@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -228,4 +229,66 @@ func without(subs []subscription.Subscription, list []string) []subscription.Sub
 		return subs
 	}
 	return slices.DeleteFunc(slices.Clone(subs), func(sub subscription.Subscription) bool { return slices.Contains(list, sub.ID) })
+}
+
+// AskSignIn has every device of a user that hears of new mail show that he must sign in again.
+func (d *Dispatcher) AskSignIn(ctx context.Context, u tenant.UserID) error {
+	subs, err := d.subs.For(ctx, u, subscription.TopicNewMail)
+	if err != nil {
+		return fmt.Errorf("find subscriptions: %w", err)
+	}
+	if len(subs) == 0 {
+		return nil
+	}
+	var next state
+	var due []push.Due
+	err = d.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		due = nil
+		before, err := read(ctx, tx, u)
+		if err != nil {
+			return err
+		}
+		next = state{before.version + 1, before.folders}
+		if ok, err := replace(ctx, tx, u, next); err != nil || !ok { // another node has just told him something
+			return err
+		}
+		due, err = d.push.EnqueueSignIn(ctx, tx, subs, next.version)
+		return err
+	})
+	d.push.Wake(due)
+	if err != nil {
+		return fmt.Errorf("ask %s to sign in: %w", u, err)
+	}
+	if len(due) > 0 {
+		d.states.put(u, next)
+	}
+	return nil
+}
+
+const sqlTouched = `SELECT context_id, user_id, folders FROM states`
+
+// LastEvents calls f with each user of whom an event came, and when the last did.
+func (d *Dispatcher) LastEvents(ctx context.Context, f func(u tenant.UserID, last time.Time)) error {
+	rows, err := d.db.Query(ctx, sqlTouched)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var u tenant.UserID
+		var folders string
+		if err := rows.Scan(&u.Context, &u.ID, &folders); err != nil {
+			return err
+		}
+		var st state
+		if err := json.Unmarshal([]byte(folders), &st.folders); err != nil {
+			return fmt.Errorf("read state of user %s: %w", u, err)
+		}
+		last := int64(0)
+		for _, have := range st.folders {
+			last = max(last, have.Touched)
+		}
+		f(u, db.Time(last))
+	}
+	return rows.Err()
 }

@@ -221,3 +221,128 @@ func TestDovecotWithoutTLS(t *testing.T) {
 		t.Errorf("STARTTLS: %v", err)
 	}
 }
+
+// TestDovecotMailbox is what a listener does, against a real server: it opens, waits, looks and fetches.
+func TestDovecotMailbox(t *testing.T) {
+	t.Parallel()
+	d := testpeer.StartDovecot(t, testpeer.DovecotConfig{Users: map[string]string{user: password}})
+	deliver := func(subject string) {
+		d.DeliverLMTP(t, []string{user}, []byte("From: =?utf-8?q?Zo=C3=AB?= <zoe@example.org>\r\nSubject: "+subject+"\r\n\r\nHello, you.\r\n"))
+	}
+	deliver("one")
+	d.Doveadm(t, "mailbox", "create", "-s", "-u", user, "Entwürfe & so")
+	s, err := imap.NewServer(config(d, imap.SecurityTLS))
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := func() *imap.Client {
+		t.Helper()
+		c, err := s.Dial(t.Context())
+		if err == nil {
+			t.Cleanup(c.Close)
+			err = c.Login(t.Context(), user, password)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	c := in()
+	if enabled, err := c.Enable(t.Context(), "QRESYNC"); err != nil || len(enabled) != 1 {
+		t.Fatalf("enabled %v, %v", enabled, err)
+	}
+	box, err := c.Examine(t.Context(), "INBOX", nil)
+	if err != nil || box.UIDValidity == 0 || box.UIDNext != 2 || box.Exists != 1 || box.HighestModSeq == 0 || !box.ReadOnly {
+		t.Fatalf("examined %+v, %v", box, err)
+	}
+
+	heard := make(chan imap.Update, 100)
+	c.Handle(func(u imap.Update) { heard <- u })
+	next := func(want func(imap.Update) bool) {
+		t.Helper()
+		for {
+			select {
+			case u := <-heard:
+				if want(u) {
+					return
+				}
+			case <-time.After(20 * time.Second):
+				t.Fatal("nothing was heard")
+			}
+		}
+	}
+	idle := func(act func(), want func(imap.Update) bool) {
+		t.Helper()
+		ended := make(chan error, 1)
+		go func() { ended <- c.Idle() }()
+		act()
+		next(want)
+		c.Interrupt(10 * time.Second)
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+	}
+	idle(func() { deliver("two") }, func(u imap.Update) bool { return u == imap.Exists(2) })
+	idle(func() { d.Doveadm(t, "flags", "add", "-u", user, `\Seen`, "mailbox", "INBOX", "uid", "1") },
+		func(u imap.Update) bool { m, ok := u.(imap.Message); return ok && m.UID == 1 && m.Is(`\Seen`) && m.ModSeq > 0 })
+	idle(func() { d.Doveadm(t, "expunge", "-u", user, "mailbox", "INBOX", "uid", "1") },
+		func(u imap.Update) bool { v, ok := u.(imap.Vanished); return ok && v.UIDs.Contains(1) })
+
+	found, err := c.UIDSearch(t.Context(), imap.Search{Unseen: true, Undeleted: true, UIDs: imap.UIDSet{{From: 2, To: imap.Last}}},
+		imap.ReturnAll|imap.ReturnCount|imap.ReturnMin|imap.ReturnMax)
+	if err != nil || found.Count != 1 || found.Min != 2 || found.Max != 2 || !found.All.Contains(2) {
+		t.Errorf("found %+v, %v", found, err)
+	}
+	all := imap.FetchFlags | imap.FetchDate | imap.FetchEnvelope | imap.FetchPreview | imap.FetchModSeq | imap.FetchGUID
+	var m imap.Message
+	err = c.UIDFetch(t.Context(), imap.UIDs(1, 2), all, func(got imap.Message) { m = got })
+	if err != nil || m.UID != 2 || m.Has != all || m.Envelope.Subject != "two" || len(m.Envelope.From) != 1 || m.Envelope.From[0].String() != "zoe@example.org" ||
+		m.Preview != "Hello, you." || m.ModSeq == 0 || m.GUID == "" || time.Since(m.InternalDate).Abs() > time.Minute {
+		t.Errorf("fetched %+v, %v", m, err)
+	}
+	st, err := c.Status(t.Context(), "Entwürfe & so", imap.StatusMessages|imap.StatusUIDNext|imap.StatusUIDValidity|imap.StatusUnseen|imap.StatusHighestModSeq|imap.StatusGUID)
+	if err != nil || st.UIDNext != 1 || st.GUID == "" || st.Mailbox != "Entwürfe & so" {
+		t.Errorf("status %+v, %v", st, err)
+	}
+	boxes, err := c.List(t.Context(), imap.ListOptions{Subscribed: true, SpecialUse: true, Status: imap.StatusUnseen})
+	if err != nil || len(boxes) != 1 || boxes[0].Name != "Entwürfe & so" || boxes[0].Status == nil || !boxes[0].Is(`\Subscribed`) {
+		t.Errorf("listed %+v, %v", boxes, err)
+	}
+
+	// What happened since, at once: the flag of a message that was removed is no news.
+	deliver("three")
+	c.Close()
+	c = in()
+	if !c.Resumed() {
+		t.Error("Dovecot's session was not resumed")
+	}
+	if _, err := c.Enable(t.Context(), "QRESYNC"); err != nil {
+		t.Fatal(err)
+	}
+	again, err := c.Select(t.Context(), "INBOX", &imap.Resync{UIDValidity: box.UIDValidity, ModSeq: box.HighestModSeq})
+	if err != nil || again.Exists != 2 || again.ReadOnly || !again.Vanished.Contains(1) || len(again.Changed) == 0 {
+		t.Errorf("selected again %+v, %v", again, err)
+	}
+	if err := c.Unselect(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestDovecotMasterUser logs in for another.
+func TestDovecotMasterUser(t *testing.T) {
+	t.Parallel()
+	d := testpeer.StartDovecot(t, testpeer.DovecotConfig{
+		Users: map[string]string{user: password},
+		Extra: "passdb {\n  driver = static\n  master = yes\n  args = password=maestro\n  result_success = continue\n}\n",
+	})
+	c := dial(t, config(d, imap.SecurityTLS))
+	if err := c.LoginAs(t.Context(), user, "master", "piano"); !errors.Is(err, imap.ErrAuth) {
+		t.Errorf("wrong password: %v", err)
+	}
+	if err := c.LoginAs(t.Context(), user, "master", "maestro"); err != nil {
+		t.Fatal(err)
+	}
+	if box, err := c.Examine(t.Context(), "INBOX", nil); err != nil || box.Exists != 0 {
+		t.Errorf("examined %+v, %v", box, err)
+	}
+}

@@ -1,324 +1,453 @@
-// Package listen makes the listeners that subscriptions want true at the mail servers.
+// Package listen makes the listeners that subscriptions and sessions want true at the mail servers.
 //
-// A listener is desired state: subscription writes what is wanted, in the transaction of the
-// subscription itself; this package looks at what is due, registers or unregisters, records what it
-// found, looks again after failures with back-off, and at registered ones now and then, because a
-// registration dies with a re-created INBOX. It does not receive events.
+// A listener is desired state. subscription writes what is wanted, in the transaction of the subscription
+// itself; cluster says which node owns whose; this package compares that with what it holds, and works on
+// the difference: registers users at their Dovecot, holds connections on which others report, looks at what
+// came while nobody listened, and at all of it again after failures with back-off, and on a slow timer.
+// Logins are paced, for the node and for each mail host, and who was active lately comes first. What it
+// finds out is recorded within a second or so: it is an observation, which a crash may lose.
+//
+// It does not judge events (dispatch), and does not speak to mail servers itself (listen/dovecot, listen/idle).
 //
 // Concurrency: Run owns every goroutine. One user is worked on by at most one of them at a time.
 package listen
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/posthorn-mail/posthorn/internal/account"
+	"github.com/posthorn-mail/posthorn/internal/bus"
+	"github.com/posthorn-mail/posthorn/internal/cluster"
+	"github.com/posthorn-mail/posthorn/internal/dispatch"
 	"github.com/posthorn-mail/posthorn/internal/listen/dovecot"
+	"github.com/posthorn-mail/posthorn/internal/listen/idle"
 	"github.com/posthorn-mail/posthorn/internal/subscription"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
 )
 
 const (
-	// maxAtOnce bounds the users worked on at the same time, and so the connections to mail servers.
-	maxAtOnce = 16
 	// workTimeout bounds the work on one user.
 	workTimeout = 30 * time.Second
-	// auditEvery is when a settled listener is looked at again.
-	auditEvery = time.Hour
-	// housekeepEvery is when subscriptions whose time is over are removed.
+	// housekeepEvery is when subscriptions whose time is over are removed, and listeners counted.
 	housekeepEvery = time.Minute
+	// scanEvery is when all rows are compared with the table: what the bus lost heals by it.
+	scanEvery = 5 * time.Minute
+	// writeEvery is how often what was found out is recorded; a failure that may pass waits for patience.
+	writeEvery = time.Second
+	patience   = 10 * time.Second
+	// writeAtOnce bounds the listeners recorded in one transaction.
+	writeAtOnce = 500
 	// firstRetry and maxRetry bound the back-off.
 	firstRetry = 5 * time.Second
 	maxRetry   = 10 * time.Minute
 	// maxUnregisterTries is when a registration that nobody can remove is given up: its notifications
 	// are answered "no_subscription" from then on.
 	maxUnregisterTries = 50
+	// takeOver is how long a node holds on to a connection whose user another node owns now, when that one
+	// does not say that it has one of its own; stopTimeout is the same for a node that stops.
+	takeOver    = 15 * time.Second
+	stopTimeout = 3 * time.Second
 )
 
 // Config is what a Service is made of. Every field is needed.
 type Config struct {
 	Subscriptions *subscription.Store
 	Tenants       *tenant.Store
+	Accounts      *account.Service
+	Dispatcher    *dispatch.Dispatcher
+	Cluster       *cluster.Cluster
+	Bus           *bus.Bus
 	Dovecot       *dovecot.Source
+	Idle          *idle.Source
 	Log           *slog.Logger
 	Metrics       prometheus.Registerer
 	Now           func() time.Time
+
+	// AtOnce bounds the users worked on at the same time, LoginsPerSecond and HostLoginsPerSecond how many are
+	// begun in a second, by this node and at one mail host.
+	AtOnce, LoginsPerSecond, HostLoginsPerSecond int
+	// Audit is when a settled listener is looked at again, give or take half of it.
+	Audit time.Duration
+	// Rejections is after how many rejected logins in a row, at least RejectionWait apart, a user is asked to
+	// sign in again.
+	Rejections    int
+	RejectionWait time.Duration
 }
 
 // Service reconciles listeners.
 type Service struct {
 	Config
-	changed   chan struct{}
-	listeners *prometheus.GaugeVec
+	wake      chan struct{} // there is something to begin
+	rescan    chan struct{} // all rows are to be compared
+	gauge     *prometheus.GaugeVec
+	holders   sync.WaitGroup // of connections
+	answering chan struct{}  // a place for each answer to another node
 
-	mu      sync.Mutex // guards all below
-	work    map[tenant.UserID]*job
-	queue   []*job // those of work that have not begun, in the order they shall
-	running int
+	mu sync.Mutex // guards all below
+	table
+	// look are users whose rows are to be read again, because something about them has changed.
+	look    map[tenant.UserID]bool // asked
+	scans   uint64
+	dirty   map[tenant.UserID]*entry // with something that is not recorded
+	stopped bool
 	// restUntil keeps everything back after the store failed: to ask mail servers what cannot be
 	// written down would be to ask them again at once.
 	restUntil time.Time
 }
 
-// job is the work on one user.
-type job struct {
-	user    tenant.UserID
-	done    chan struct{} // closed when finished
-	running bool
-	// asked: somebody wants to know, whether it is due or not; again: he came while it was running.
-	asked, again bool
-}
-
 // New returns a Service. Nothing is dialled before Run.
 func New(c Config) (*Service, error) {
-	s := &Service{Config: c, changed: make(chan struct{}, 1), work: map[tenant.UserID]*job{}}
-	s.listeners = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+	s := &Service{
+		Config: c, wake: make(chan struct{}, 1), rescan: make(chan struct{}, 1), answering: make(chan struct{}, 256),
+		table: newTable(c.AtOnce, c.LoginsPerSecond, c.HostLoginsPerSecond), look: map[tenant.UserID]bool{},
+		dirty: map[tenant.UserID]*entry{},
+	}
+	s.gauge = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "posthorn_listeners",
 		Help: "Users whose new mail is to be reported to us, by the state of that; counted once a minute.",
 	}, []string{"state"})
-	return s, c.Metrics.Register(s.listeners)
+	c.Subscriptions.Watch(s.Changed)
+	return s, c.Metrics.Register(s.gauge)
 }
 
-// Changed tells that users' wanted listeners may have changed.
-func (s *Service) Changed() {
+func signal(c chan struct{}) {
 	select {
-	case s.changed <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
 
-// Look has a user's listener looked at soon, due or not: after a sign-in, which may have brought the
-// password that it waits for.
-func (s *Service) Look(u tenant.UserID) {
+// Changed tells that users' wanted listeners may have changed; none is all of them.
+func (s *Service) Changed(users []tenant.UserID) {
+	if users == nil {
+		signal(s.rescan)
+		return
+	}
 	s.mu.Lock()
-	s.ask(u)
+	for _, u := range users {
+		s.look[u] = s.look[u]
+	}
 	s.mu.Unlock()
-	s.Changed()
+	signal(s.wake)
 }
 
-// Await waits until the user's listener has been looked at since the call, or ctx ends, and returns
-// what is known then. A user without a listener has none that is wanted.
-func (s *Service) Await(ctx context.Context, u tenant.UserID) (subscription.Listener, bool, error) {
-	s.mu.Lock()
-	j := s.ask(u)
-	s.mu.Unlock()
-	s.Changed()
-	select {
-	case <-j.done:
-	case <-ctx.Done():
-	}
-	// The caller's time may be over; what is known costs none.
-	return s.Subscriptions.Listener(context.WithoutCancel(ctx), u)
-}
-
-// ask returns a job that looks at the user from now on. The caller holds mu.
-func (s *Service) ask(u tenant.UserID) *job {
-	j := s.work[u]
-	if j == nil {
-		j = s.enqueue(u)
-	}
-	if j.running {
-		j.again = true
-	} else {
-		j.asked = true
-	}
-	return j
-}
-
-// enqueue makes a job of a user who has none. The caller holds mu.
-func (s *Service) enqueue(u tenant.UserID) *job {
-	j := &job{user: u, done: make(chan struct{})}
-	s.work[u] = j
-	s.queue = append(s.queue, j)
-	return j
-}
-
-// Run reconciles until ctx ends, then waits for what is under way. It is called once.
+// Run reconciles until ctx ends. Then it hands its connections over to the other nodes, as far as they take
+// them in time, and waits for what is under way. It is called once.
 func (s *Service) Run(ctx context.Context) error {
+	leave, err := s.join(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	working, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	all, working := errgroup.WithContext(working)
+	all.Go(func() error { return s.begin(ctx, working) })
+	all.Go(func() error { s.scanLoop(ctx); return nil })
+	all.Go(func() error { s.housekeep(ctx); return nil })
+	all.Go(func() error { s.writeLoop(working); return nil })
+	all.Go(func() error { // last: it ends the others
+		<-ctx.Done()
+		s.handOver()
+		stop()
+		return nil
+	})
+	err = all.Wait()
+	s.holders.Wait()
+	s.write(context.WithoutCancel(ctx), func(*entry) bool { return true })
+	return err
+}
+
+// begin works on what is due.
+func (s *Service) begin(ctx, working context.Context) error {
 	var workers sync.WaitGroup
 	defer workers.Wait()
-	housekeep := time.NewTimer(0)
-	defer housekeep.Stop()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-housekeep.C:
-			housekeep.Reset(housekeepEvery)
-			if err := s.Subscriptions.RemoveExpired(ctx); err != nil && ctx.Err() == nil {
-				s.Log.ErrorContext(ctx, "cannot remove expired subscriptions", slog.Any("err", err))
-			}
-			s.count(ctx)
-		case <-s.changed:
+		case <-s.wake:
 		case <-timer.C:
 		}
-		begin, next := s.take(ctx)
-		for _, j := range begin {
-			workers.Go(func() { s.run(ctx, j) })
+		s.readLooks(ctx)
+		for {
+			s.mu.Lock()
+			now := s.Now()
+			var e *entry
+			wait := s.restUntil.Sub(now)
+			if wait <= 0 {
+				e, wait = s.table.begin(now)
+			}
+			if e == nil {
+				s.mu.Unlock()
+				timer.Reset(max(wait, time.Millisecond))
+				break
+			}
+			if node, permanent := s.owner(e.Listener, now); node == s.Cluster.Self() {
+				e.permanent, e.leaving = permanent, time.Time{}
+			} else {
+				s.end(e, e.MailHost)
+				s.letGo(e, now)
+				s.mu.Unlock()
+				continue
+			}
+			j := job{
+				Listener: e.Listener, desired: e.desired(now), held: e.conn != nil,
+				counts: e.Rejected == 0 || !now.Before(e.NotBefore),
+			}
+			s.mu.Unlock()
+			workers.Go(func() { s.run(working, e, j) })
+		}
+	}
+}
+
+// readLooks reads the rows of users about whom something has changed.
+func (s *Service) readLooks(ctx context.Context) {
+	s.mu.Lock()
+	looks := s.look
+	if len(looks) > 0 {
+		s.look = map[tenant.UserID]bool{}
+	}
+	s.mu.Unlock()
+	for u, asked := range looks {
+		l, ok, err := s.Subscriptions.Listener(ctx, u)
+		s.mu.Lock()
+		switch {
+		case err != nil:
+			s.look[u] = s.look[u] || asked
+			s.rest(ctx, err)
+		case !ok:
+			if e := s.entries[u]; e != nil {
+				s.forget(e)
+			}
+		default:
+			if e := s.adopt(l, s.Now()); e != nil && asked {
+				s.schedule(e, s.Now(), true)
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
+// rest notes that the store failed. The caller holds mu.
+func (s *Service) rest(ctx context.Context, err error) {
+	if ctx.Err() == nil {
+		s.Log.ErrorContext(ctx, "cannot read or write listeners", slog.Any("err", err))
+		s.restUntil = s.Now().Add(firstRetry)
+	}
+}
+
+// adopt takes a row into the table, or out of it when its listener is another node's. It returns the entry that
+// is ours. The caller holds mu.
+func (s *Service) adopt(l subscription.Listener, now time.Time) *entry {
+	node, permanent := s.owner(l, now)
+	e := s.entries[l.User]
+	if node != s.Cluster.Self() {
+		if e != nil {
+			s.release(e, now)
+		}
+		return nil
+	}
+	if e == nil {
+		e = &entry{Listener: l, index: -1}
+		e.permanent = permanent
+		s.entries[l.User] = e
+		s.schedule(e, now, false)
+		return e
+	}
+	moved := e.MailHost != l.MailHost
+	changed := e.desired(now) != (l.Wanted || l.InSession(now)) || moved
+	if moved {
+		s.unschedule(e) // from the queue of the old one
+	}
+	e.MailHost, e.Wanted, e.SessionUntil, e.Active = l.MailHost, l.Wanted, l.SessionUntil, l.Active
+	e.permanent, e.leaving = permanent, time.Time{}
+	if changed || !e.Wanted && e.at.After(e.SessionUntil) {
+		at := now
+		if !changed {
+			at = e.SessionUntil
+		}
+		s.schedule(e, at, changed)
+	}
+	return e
+}
+
+// release lets go of a listener that another node owns now. A registration stays at the mail server, a
+// connection until the other one has its own. The caller holds mu.
+func (s *Service) release(e *entry, now time.Time) {
+	if e.conn == nil {
+		s.drop(e)
+		return
+	}
+	if e.leaving.IsZero() {
+		e.leaving = now.Add(takeOver)
+		s.unschedule(e)
+		s.schedule(e, e.leaving, false)
+	}
+}
+
+// letGo ends a listener that is not ours when its time comes.
+func (s *Service) letGo(e *entry, now time.Time) {
+	if e.conn != nil && e.leaving.After(now) || e.conn != nil && e.leaving.IsZero() {
+		s.release(e, now)
+		return
+	}
+	s.forget(e)
+}
+
+// forget drops an entry and its connection. The caller holds mu.
+func (s *Service) forget(e *entry) {
+	s.drop(e)
+	if e.conn != nil {
+		e.conn.Close()
+		e.conn = nil
+	}
+}
+
+// scanLoop compares all rows with the table: at start, when nodes come and go, when the bus may have lost a
+// word, and now and then.
+func (s *Service) scanLoop(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-s.rescan:
+		case <-s.Cluster.Watch():
+		}
+		next := scanEvery
+		if err := s.scan(ctx); err != nil {
+			s.mu.Lock()
+			s.rest(ctx, err)
+			s.mu.Unlock()
+			next = firstRetry
 		}
 		timer.Reset(next)
 	}
 }
 
-// count sets the gauge. Without a count it keeps the last one: the look at the listeners says what is wrong.
+func (s *Service) scan(ctx context.Context) error {
+	s.mu.Lock()
+	s.scans++
+	this := s.scans
+	s.mu.Unlock()
+	began := s.Now()
+	err := s.Subscriptions.Listeners(ctx, func(l subscription.Listener) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.adopt(l, s.Now()) != nil {
+			s.entries[l.User].scan = this
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("scan: %w", err)
+	}
+	s.mu.Lock()
+	for _, e := range s.entries {
+		// One whose row came while we read the others is not gone.
+		if e.scan != this && e.leaving.IsZero() && e.Active.Before(began) && !e.running {
+			s.forget(e)
+		}
+	}
+	s.mu.Unlock()
+	signal(s.wake)
+	return nil
+}
+
+// housekeep removes what is over, and counts.
+func (s *Service) housekeep(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		timer.Reset(housekeepEvery)
+		if err := s.Subscriptions.RemoveExpired(ctx); err != nil && ctx.Err() == nil {
+			s.Log.ErrorContext(ctx, "cannot remove expired subscriptions", slog.Any("err", err))
+		}
+		s.count(ctx)
+	}
+}
+
+// states are those that a listener can be in.
+var states = []string{
+	subscription.Registered, subscription.Listening, subscription.Pending, subscription.WaitingForSignIn,
+	subscription.Foreign, subscription.Unsupported,
+}
+
+// count sets the gauge. Without a count it keeps the last one: the scan says what is wrong.
 func (s *Service) count(ctx context.Context) {
 	count, err := s.Subscriptions.CountListeners(ctx)
 	if err != nil {
 		return
 	}
-	for _, state := range []string{subscription.Registered, subscription.Pending, subscription.Foreign, subscription.Unsupported} {
-		s.listeners.WithLabelValues(state).Set(float64(count[state]))
+	for _, state := range states {
+		s.gauge.WithLabelValues(state).Set(float64(count[state]))
 	}
 }
 
-// take returns the jobs to begin now and how long to wait for more, if nothing changes before.
-func (s *Service) take(ctx context.Context) (begin []*job, next time.Duration) {
-	// Those that are running are still due: as many more are enough to fill up.
-	due, later, err := s.Subscriptions.DueListeners(ctx, 2*maxAtOnce)
-	if err != nil {
-		if ctx.Err() == nil {
-			s.Log.ErrorContext(ctx, "cannot read listeners", slog.Any("err", err))
-		}
-		return nil, firstRetry
-	}
-	now := s.Now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if rest := s.restUntil.Sub(now); rest > 0 {
-		return nil, rest
-	}
-	for _, l := range due {
-		// Only into free places: somebody waits for those that were asked for.
-		if s.work[l.User] == nil && s.running+len(s.queue) < maxAtOnce {
-			s.enqueue(l.User)
+// writeLoop records what was found out.
+func (s *Service) writeLoop(ctx context.Context) {
+	ticker := time.NewTicker(writeEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			s.write(ctx, s.worthWriting)
 		}
 	}
-	for len(s.queue) > 0 && s.running < maxAtOnce {
-		j := s.queue[0]
-		s.queue[0], s.queue = nil, s.queue[1:]
-		j.running = true
-		s.running++
-		begin = append(begin, j)
-	}
-	next = time.Minute // a job that ends makes room and wakes us
-	if !later.IsZero() {
-		next = min(next, later.Sub(now))
-	}
-	return begin, next
 }
 
-// run works on one user until nothing has changed meanwhile.
-func (s *Service) run(ctx context.Context, j *job) {
-	defer s.Changed()
-	for asked := j.asked; ; asked = true {
-		err := s.reconcile(ctx, j.user, asked)
-		if err != nil && ctx.Err() == nil {
-			s.Log.ErrorContext(ctx, "cannot reconcile listener", slog.String("account", j.user.String()), slog.Any("err", err))
-		}
+// worthWriting leaves out a failure that may pass in a moment. The caller holds mu.
+func (s *Service) worthWriting(e *entry) bool {
+	return e.State != subscription.Pending || e.Attempt != 1 || s.Now().Sub(e.unwritten) >= patience
+}
+
+// write records what was found out of those entries.
+func (s *Service) write(ctx context.Context, which func(*entry) bool) {
+	for {
+		var batch []subscription.Listener
 		s.mu.Lock()
-		if j.again && err == nil && ctx.Err() == nil {
-			j.again = false
-			s.mu.Unlock()
-			continue
+		for u, e := range s.dirty {
+			if !which(e) {
+				continue
+			}
+			delete(s.dirty, u)
+			e.unwritten = time.Time{}
+			if batch = append(batch, e.Listener); len(batch) == writeAtOnce {
+				break
+			}
 		}
-		if err != nil {
-			s.restUntil = s.Now().Add(firstRetry)
-		}
-		s.running--
-		delete(s.work, j.user)
-		close(j.done)
 		s.mu.Unlock()
-		return
+		if len(batch) == 0 {
+			return
+		}
+		if err := s.Subscriptions.SetListeners(ctx, batch); err != nil {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.rest(ctx, err)
+			for _, l := range batch {
+				if e := s.entries[l.User]; e != nil {
+					s.unwritten(e, s.Now())
+				}
+			}
+			return
+		}
 	}
-}
-
-// reconcile looks at one user's listener and records what it found. Errors are those of the store.
-func (s *Service) reconcile(ctx context.Context, u tenant.UserID, asked bool) error {
-	l, ok, err := s.Subscriptions.Listener(ctx, u)
-	if err != nil || !ok {
-		return err
-	}
-	if !asked && l.NotBefore.After(s.Now()) {
-		return nil // another job ended after the list of those that are due was read
-	}
-	user, err := s.Tenants.User(ctx, u)
-	if errors.Is(err, tenant.ErrNotFound) {
-		return nil // removed this moment, and his listener with him
-	} else if err != nil {
-		return err
-	}
-	log := s.Log.With(slog.String("account", u.String()))
-	if l.Wanted {
-		return s.register(ctx, log, l, user)
-	}
-	return s.unregister(ctx, log, l, user)
-}
-
-func (s *Service) register(ctx context.Context, log *slog.Logger, l subscription.Listener, user tenant.User) error {
-	working, cancel := context.WithTimeout(ctx, workTimeout)
-	defer cancel()
-	st := s.Dovecot.Register(working, user)
-	if ctx.Err() != nil {
-		return nil // we are stopping: that is no news of the mail server
-	}
-	if st.State != l.State || st.Reason != l.Reason {
-		log.InfoContext(ctx, "listener changed", slog.String("from", l.State), slog.String("to", st.State),
-			slog.String("reason", st.Reason), slog.Any("err", st.Err))
-	}
-	l.State, l.Reason = st.State, st.Reason
-	if st.State == subscription.Pending {
-		l.Attempt++
-		l.NotBefore = s.Now().Add(retryIn(st.Err, l.Attempt))
-	} else {
-		l.Attempt = 0
-		l.NotBefore = s.Now().Add(audit())
-	}
-	return s.Subscriptions.SetListener(ctx, l)
-}
-
-func (s *Service) unregister(ctx context.Context, log *slog.Logger, l subscription.Listener, user tenant.User) error {
-	working, cancel := context.WithTimeout(ctx, workTimeout)
-	defer cancel()
-	err := s.Dovecot.Unregister(working, user)
-	if ctx.Err() != nil {
-		return nil
-	}
-	switch {
-	case err == nil:
-		log.InfoContext(ctx, "listener removed")
-	case l.Attempt >= maxUnregisterTries:
-		log.WarnContext(ctx, "registration left at the mail server: it could not be removed", slog.Any("err", err))
-	default:
-		l.Attempt++
-		l.NotBefore = s.Now().Add(retryIn(err, l.Attempt))
-		return s.Subscriptions.SetListener(ctx, l)
-	}
-	if err := s.Subscriptions.RemoveListener(ctx, user.ID); err != nil {
-		return err
-	}
-	return s.Dovecot.Accounts.ForgetCredential(ctx, user.ID)
-}
-
-// audit is when to look at a settled listener again: with jitter, so that those of one start part.
-func audit() time.Duration {
-	return auditEvery/2 + rand.N(auditEvery) //nolint:gosec // jitter, not a secret
-}
-
-// retryIn is when to try again after an error: from half to the whole of a bound that doubles. What
-// only a sign-in can mend waits for one (Look) and is not worth a failed login each few minutes:
-// mail servers lock accounts and addresses for those.
-func retryIn(err error, attempt int) time.Duration {
-	if errors.Is(err, account.ErrBadLogin) || errors.Is(err, account.ErrNoCredential) {
-		return audit()
-	}
-	bound := min(maxRetry, firstRetry<<min(attempt-1, 10))
-	return bound/2 + rand.N(bound/2) //nolint:gosec // jitter, not a secret
 }

@@ -15,15 +15,26 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/posthorn-mail/posthorn/internal/account"
+	"github.com/posthorn-mail/posthorn/internal/bus"
+	"github.com/posthorn-mail/posthorn/internal/cluster"
 	"github.com/posthorn-mail/posthorn/internal/db"
+	"github.com/posthorn-mail/posthorn/internal/dispatch"
 	"github.com/posthorn-mail/posthorn/internal/listen/dovecot"
+	"github.com/posthorn-mail/posthorn/internal/listen/idle"
+	"github.com/posthorn-mail/posthorn/internal/push"
 	"github.com/posthorn-mail/posthorn/internal/seal"
 	"github.com/posthorn-mail/posthorn/internal/subscription"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
 	"github.com/posthorn-mail/posthorn/internal/testpeer"
 )
 
-const secret = "secret"
+const (
+	secret        = "secret"
+	atOnce        = 16
+	atOneHost     = atOnce * 3 / 4
+	auditEvery    = time.Hour
+	rejectionWait = 10 * time.Minute
+)
 
 // noDelay has Dovecot answer a wrong password at once, and not slow down what follows from the same address.
 const noDelay = `
@@ -73,9 +84,31 @@ func newFixture(t *testing.T, url string, h tenant.MailHost, n int) *fixture {
 		DB: f.db, Keys: f.keys, Tenants: tenants, Log: log, Now: time.Now,
 		SessionLifetime: time.Hour, MaxSessions: 1, AttemptsPerLogin: 9, AttemptsPerAddress: 9, Window: time.Hour,
 	})
+	subs := subscription.New(f.db, f.keys, func(string) bool { return true }, time.Now)
+	pushes, err := push.New(push.Config{
+		DB: f.db, Subscriptions: subs, Log: log, Metrics: prometheus.NewRegistry(), Now: time.Now,
+		NewMailTTL: time.Hour, MaxInFlight: 1, Node: "node", Lease: time.Minute,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dispatcher := dispatch.New(f.db, subs, pushes, time.Now)
+	b, err := bus.Open(t.Context(), bus.Options{Log: log, Metrics: prometheus.NewRegistry()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = b.Close(context.WithoutCancel(t.Context())) })
+	// It does not run: alone, nobody comes or goes.
+	alone, err := cluster.Join(t.Context(), cluster.Config{Bus: b, ID: "node", Willing: true, Log: log, Metrics: prometheus.NewRegistry()})
+	if err != nil {
+		t.Fatal(err)
+	}
 	f.Service, err = New(Config{
-		Subscriptions: subscription.New(f.db, f.keys, func(string) bool { return true }, time.Now),
-		Tenants:       tenants, Dovecot: &dovecot.Source{Accounts: accounts, Tenants: tenants}, Log: log, Metrics: prometheus.NewRegistry(), Now: time.Now,
+		Subscriptions: subs, Tenants: tenants, Accounts: accounts, Dispatcher: dispatcher, Cluster: alone, Bus: b,
+		Dovecot: &dovecot.Source{Accounts: accounts, Tenants: tenants},
+		Idle:    &idle.Source{Accounts: accounts, Dispatcher: dispatcher, Log: log, Now: time.Now},
+		Log:     log, Metrics: prometheus.NewRegistry(), Now: time.Now,
+		AtOnce: atOnce, LoginsPerSecond: 10_000, HostLoginsPerSecond: 10_000, Audit: auditEvery, Rejections: 3, RejectionWait: rejectionWait,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -153,7 +186,6 @@ func (f *fixture) subscribe(t *testing.T, u tenant.UserID, expires time.Time) st
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.Changed()
 	return sub.ID
 }
 
@@ -162,7 +194,6 @@ func (f *fixture) unsubscribe(t *testing.T, u tenant.UserID, id string) {
 	if err := f.Subscriptions.Unsubscribe(t.Context(), u, id); err != nil {
 		t.Fatal(err)
 	}
-	f.Changed()
 }
 
 // await returns what is known of a listener after it was looked at; its state is "" when there is none.
@@ -178,11 +209,17 @@ func (f *fixture) await(t *testing.T, u tenant.UserID) subscription.Listener {
 // state is a listener's state, without looking.
 func (f *fixture) state(t *testing.T, u tenant.UserID) string {
 	t.Helper()
-	l, _, err := f.Subscriptions.Listener(t.Context(), u)
-	if err != nil {
-		t.Fatal(err)
+	return f.known(u).State
+}
+
+// known is what the service knows of a listener.
+func (f *fixture) known(u tenant.UserID) subscription.Listener {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if e := f.entries[u]; e != nil {
+		return e.Listener
 	}
-	return l.State
+	return subscription.Listener{}
 }
 
 // inTime runs f in virtual time on each engine. Time passes while everybody waits for it, so not while
@@ -355,8 +392,18 @@ func TestRejectedPassword(t *testing.T) {
 		f.password(t, user(1), "an old one")
 		f.subscribe(t, user(1), time.Time{})
 		l := f.await(t, user(1))
-		if wait := time.Until(l.NotBefore); l.State != subscription.Pending || !strings.Contains(l.Reason, "rejects the stored password") || wait < auditEvery/2-time.Minute {
+		if wait := time.Until(l.NotBefore); l.State != subscription.WaitingForSignIn || !strings.Contains(l.Reason, "rejects the stored password") ||
+			l.Rejected != 1 || wait < rejectionWait-time.Minute {
 			t.Errorf("%+v, tried again after %v", l, wait)
+		}
+		// The last that counts has the devices told.
+		<-time.After(2*rejectionWait + time.Minute)
+		if l := f.known(user(1)); l.Rejected != 3 || time.Until(l.NotBefore) < auditEvery/3 {
+			t.Errorf("%+v", l)
+		}
+		var input string
+		if err := f.db.QueryRow(t.Context(), "SELECT input FROM slots WHERE collapse_key = 'sign_in'").Scan(&input); err != nil || !strings.Contains(input, "account:sign_in") {
+			t.Errorf("the device is told %q, %v", input, err)
 		}
 		f.password(t, user(1), secret)
 		f.Look(user(1))
@@ -375,9 +422,9 @@ func TestBackoff(t *testing.T) {
 		began := time.Now()
 		for attempt := 1; attempt <= 12; attempt++ {
 			<-time.After(time.Millisecond)
-			l, ok, err := f.Subscriptions.Listener(t.Context(), user(1))
-			if err != nil || !ok || l.Attempt != attempt || l.State != subscription.Pending || !l.Since.Equal(began) {
-				t.Fatalf("%+v, %v, want attempt %d", l, err, attempt)
+			l := f.known(user(1))
+			if l.Attempt != attempt || l.State != subscription.Pending || l.Since.After(began) {
+				t.Fatalf("%+v, want attempt %d", l, attempt)
 			}
 			bound := min(maxRetry, firstRetry<<(attempt-1))
 			if wait := time.Until(l.NotBefore); wait > bound || wait < bound/2-2*time.Millisecond {
@@ -392,18 +439,16 @@ func TestBackoff(t *testing.T) {
 func TestUnregisterGivesUp(t *testing.T) {
 	inTime(t, refusing, 1, func(t *testing.T, f *fixture) {
 		f.unsubscribe(t, user(1), f.subscribe(t, user(1), time.Time{}))
-		l := f.await(t, user(1))
-		for l.Attempt = maxUnregisterTries - 2; l.Attempt < maxUnregisterTries; {
-			l.NotBefore = time.Now().Add(time.Hour) // it is looked at because of await alone
-			if err := f.Subscriptions.SetListener(t.Context(), l); err != nil {
-				t.Fatal(err)
+		f.await(t, user(1))
+		f.mu.Lock()
+		f.entries[user(1)].Attempt = maxUnregisterTries - 2
+		f.mu.Unlock()
+		for attempt := maxUnregisterTries - 1; attempt <= maxUnregisterTries; attempt++ {
+			if l := f.await(t, user(1)); l.Attempt != attempt || l.Wanted {
+				t.Fatalf("%+v, want attempt %d", l, attempt)
 			}
-			if next := f.await(t, user(1)); next.Attempt != l.Attempt+1 || next.Wanted {
-				t.Fatalf("%+v after attempt %d", next, l.Attempt)
-			}
-			l.Attempt++
 		}
-		if l = f.await(t, user(1)); l.State != "" {
+		if l := f.await(t, user(1)); l.State != "" {
 			t.Errorf("still there: %+v", l)
 		}
 		if f.knowsPassword(t, user(1)) {

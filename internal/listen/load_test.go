@@ -70,30 +70,31 @@ func TestHangingServer(t *testing.T) {
 	t.Parallel()
 	testpeer.EachDatabase(t, func(t *testing.T, url string) {
 		srv := newServer(t)
-		const users = maxAtOnce + 8
+		const users = atOneHost + 8
 		f := newFixture(t, url, srv.MailHost, users)
 		for n := 1; n <= users; n++ {
 			f.subscribe(t, user(n), time.Time{})
 		}
 		f.start(t)
-		until(t, "all places are taken", func() bool { return srv.accepted.Load() == maxAtOnce })
+		until(t, "all places are taken", func() bool { return srv.accepted.Load() == atOneHost })
 		for range 10 {
-			f.Changed()
+			f.Changed([]tenant.UserID{user(1)})
+			f.Changed(nil)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		began := time.Now()
 		// It waits its time, and tells what is known.
-		l, ok, err := f.Await(ctx, user(users))
+		l, ok, err := f.Await(ctx, user(1)) // who subscribed first: all others were active later
 		if took := time.Since(began); err != nil || !ok || l.State != subscription.Pending || l.Attempt != 0 || took > 5*time.Second {
 			t.Errorf("%+v, %v, %v after %v", l, ok, err, took)
 		}
-		if n := srv.accepted.Load(); n != maxAtOnce {
+		if n := srv.accepted.Load(); n != atOneHost {
 			t.Errorf("%d connections at once", n)
 		}
 		f.mu.Lock()
-		if len(f.queue) != 1 || f.queue[0].user != user(users) || f.running != maxAtOnce {
-			t.Errorf("%d are running and %d wait", f.running, len(f.queue))
+		if ready := f.host("dove").ready; ready.entries[0].User != user(1) || f.running != atOneHost {
+			t.Errorf("%d are running, the first of %d is %s", f.running, ready.Len(), ready.entries[0].User)
 		}
 		f.mu.Unlock()
 
@@ -103,14 +104,13 @@ func TestHangingServer(t *testing.T) {
 			t.Errorf("stopped after %v", took)
 		}
 		// That we stopped is no news of the mail server.
-		due, _, err := f.Subscriptions.DueListeners(t.Context(), 100)
-		if err != nil || len(due) != users {
-			t.Errorf("%d are due, %v", len(due), err)
-		}
-		for _, l := range due {
+		err = f.Subscriptions.Listeners(t.Context(), func(l subscription.Listener) {
 			if l.Attempt != 0 || l.Reason != "" {
 				t.Errorf("%+v", l)
 			}
+		})
+		if err != nil {
+			t.Error(err)
 		}
 	})
 }
@@ -121,23 +121,21 @@ func TestManyUsers(t *testing.T) {
 	testpeer.EachDatabase(t, func(t *testing.T, url string) {
 		srv := newServer(t)
 		srv.release()
-		const users = 3 * maxAtOnce
+		const users = 3 * atOneHost
 		f := newFixture(t, url, srv.MailHost, users)
 		for n := 1; n <= users; n++ {
 			f.subscribe(t, user(n), time.Time{})
 		}
 		f.start(t)
 		until(t, "all were looked at", func() bool {
-			due, _, err := f.Subscriptions.DueListeners(t.Context(), 100)
-			return err == nil && len(due) == 0
+			looked := 0
+			for n := 1; n <= users; n++ {
+				looked += f.known(user(n)).Attempt
+			}
+			return looked == users
 		})
 		if n := srv.accepted.Load(); n != users {
 			t.Errorf("%d connections for %d users", n, users)
-		}
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		if len(f.queue) != 0 {
-			t.Errorf("%d wait for nothing", len(f.queue))
 		}
 	})
 }
@@ -167,7 +165,8 @@ func TestAwaitTogether(t *testing.T) {
 		until(t, "they have asked", func() bool {
 			f.mu.Lock()
 			defer f.mu.Unlock()
-			return f.work[user(1)].again
+			e := f.entries[user(1)]
+			return e.again && len(e.waiting)+len(e.later) == 20
 		})
 		srv.release()
 		all.Wait()

@@ -31,7 +31,7 @@ func TestGauge(t *testing.T) {
 		for _, m := range families[0].GetMetric() {
 			got = append(got, fmt.Sprint(m.GetLabel()[0].GetValue(), "=", m.GetGauge().GetValue()))
 		}
-		if text := strings.Join(got, " "); text != "foreign=0 pending=1 registered=2 unsupported=0" {
+		if text := strings.Join(got, " "); text != "foreign=0 listening=0 pending=1 registered=2 unsupported=0 waiting_for_sign_in=0" {
 			t.Error(text)
 		}
 	}

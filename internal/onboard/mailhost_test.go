@@ -59,6 +59,7 @@ func newDoctor(t *testing.T, hosts ...tenant.MailHost) *Doctor {
 		Tenants: tenants, Node: "test", Ping: d.Ping, Now: time.Now,
 		Listeners: func(context.Context) (map[string]int, error) { return map[string]int{"registered": 3}, nil },
 		Told:      func(context.Context, tenant.UserID) (uint32, bool, error) { return 0, false, nil },
+		Devices:   func(context.Context, tenant.UserID) (int, error) { return 0, nil },
 	}
 }
 

@@ -187,7 +187,7 @@ func (n Notification) render(privacy Privacy) (payload []byte, kind string, err 
 			kind = apns.Background // an alert needs something to change
 		}
 	} else {
-		p.APS.Alert, p.APS.Sound = &apnsAlert{Title: textNewMail}, "default"
+		p.APS.Alert, p.APS.Sound = &apnsAlert{Title: n.Input.title()}, "default"
 		if n.Input.VIP {
 			p.APS.InterruptionLevel = "time-sensitive"
 		}

@@ -27,7 +27,17 @@ const (
 	// topicBadge: nothing but the count has changed.
 	topicBadge = "mail:badge"
 	topicTest  = "test"
+	// topicSignIn: the mail server rejects what we sign in with, so that new mail is not told of any more.
+	topicSignIn = "account:sign_in"
 )
+
+// title is what is shown of a notification whose texts are sealed, or gave way.
+func (in Input) title() string {
+	if in.Topic == topicSignIn {
+		return textSignIn
+	}
+	return textNewMail
+}
 
 // silent reports whether a notification shows nothing.
 func (n Notification) silent() bool { return n.Input.silent() }
@@ -41,13 +51,22 @@ const (
 	textNoSender  = "(no sender)"
 )
 
+// What is shown when the user must sign in again.
+const (
+	textSignIn     = "Sign in again"
+	textSignInWhat = "The mail server rejects the password. Until you sign in again, you are told of no new mail."
+)
+
 // view is what may be told of a mail; "" is not told.
 type view struct{ sender, subject string }
 
 func (p Privacy) view(n Notification) view {
 	var v view
-	if n.silent() {
+	switch {
+	case n.silent():
 		return v
+	case n.Input.Topic == topicSignIn: // nothing of a mail
+		return view{textSignIn, textSignInWhat}
 	}
 	if p != PrivacyNone {
 		v.sender = n.Input.Sender

@@ -52,6 +52,8 @@ const (
 	collapseKeyVIP = "vip"
 	// collapseKeyBadge shows the count.
 	collapseKeyBadge = "badge"
+	// collapseKeySignIn asks the user to sign in again. There is no news beside it.
+	collapseKeySignIn = "sign_in"
 )
 
 // badgeTTL is how long a count is worth delivering.
@@ -131,6 +133,12 @@ func (s *Service) Enqueue(ctx context.Context, tx *db.Tx, subs []subscription.Su
 		key = collapseKeyVIP
 	}
 	return s.enqueue(ctx, tx, subs, key, version, in, older, s.NewMailTTL)
+}
+
+// EnqueueSignIn is Enqueue for the word that the user must sign in again.
+func (s *Service) EnqueueSignIn(ctx context.Context, tx *db.Tx, subs []subscription.Subscription, version int64) ([]Due, error) {
+	in := Input{Topic: topicSignIn, Unseen: -1, AcceptedMS: db.Millis(s.Now())}
+	return s.enqueue(ctx, tx, subs, collapseKeySignIn, version, in, false, s.NewMailTTL)
 }
 
 func (s *Service) enqueue(ctx context.Context, tx *db.Tx, subs []subscription.Subscription, key string, version int64, in Input, older bool,

@@ -163,7 +163,7 @@ func TestListenerStates(t *testing.T) {
 	w.provision(d, api.MailHost{}, "alice@rig.test", "bob@rig.test")
 	off := testpeer.StartDovecot(t, testpeer.DovecotConfig{Users: map[string]string{"dave@rig.test": secret}, NoMetadata: true})
 	must(t, w.admin.Do(t.Context(), "POST", "/admin/v1/mailhosts", nil,
-		api.MailHost{Name: "off", Security: "none", IMAP: fmt.Sprintf("%s:%d", off.Host, off.IMAPPort)}, nil))
+		api.MailHost{Name: "off", Security: "none", Source: "dovecot", IMAP: fmt.Sprintf("%s:%d", off.Host, off.IMAPPort)}, nil))
 	must(t, w.admin.Do(t.Context(), "POST", "/admin/v1/users", nil, api.User{User: "9@1", Login: "dave@rig.test", MailHost: "off"}, nil))
 
 	dave := w.signIn("dave@rig.test", secret, "")

@@ -24,8 +24,12 @@ func (s *Server) doctor(tenants *tenant.Store, accounts *account.Service, subs *
 		NotifyLogin: s.cfg.Internal.Notify.Login, NotifyPassword: account.Password(s.state.notifyPassword),
 		Ping: s.db.Ping, Listeners: subs.CountListeners,
 		Told: func(ctx context.Context, u tenant.UserID) (uint32, bool, error) {
-			p, known, err := d.Known(ctx, u, event.Inbox)
+			p, known, err := d.Told(ctx, u, event.Inbox)
 			return p.UIDNext, known, err
+		},
+		Devices: func(ctx context.Context, u tenant.UserID) (int, error) {
+			all, err := subs.ByUser(ctx, u)
+			return len(all), err
 		},
 		Now: time.Now,
 	}

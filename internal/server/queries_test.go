@@ -220,6 +220,7 @@ func day(t *testing.T, w *world) {
 	w.call("GET", "/api/v1/sessions", first, nil, 200)
 	w.call("DELETE", "/api/v1/sessions/current", second, nil, 204)
 	w.call("GET", "/api/v1/sessions", second, nil, 401)
+	w.call("DELETE", "/api/v1/sessions/current", bobs, nil, 204)
 	w.call("DELETE", "/api/v1/subscriptions/"+sub, first, nil, 204)
 
 	admin("DELETE", "/admin/v1/users/1@1", nil, nil)

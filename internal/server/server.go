@@ -28,11 +28,12 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/account"
 	"github.com/posthorn-mail/posthorn/internal/api"
 	"github.com/posthorn-mail/posthorn/internal/bus"
+	"github.com/posthorn-mail/posthorn/internal/cluster"
 	"github.com/posthorn-mail/posthorn/internal/config"
 	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/dispatch"
 	"github.com/posthorn-mail/posthorn/internal/listen"
-	"github.com/posthorn-mail/posthorn/internal/listen/dovecot"
+	"github.com/posthorn-mail/posthorn/internal/listen/idle"
 	"github.com/posthorn-mail/posthorn/internal/listen/mailnotify"
 	"github.com/posthorn-mail/posthorn/internal/notify"
 	"github.com/posthorn-mail/posthorn/internal/problem"
@@ -65,6 +66,8 @@ type Server struct {
 	memory     *bus.Memory // nil unless credentials are kept in it
 	transports *transports
 	push       *push.Service
+	cluster    *cluster.Cluster
+	idle       *idle.Source
 	listen     *listen.Service
 	mailNotify *mailnotify.Source // nil when it is not enabled
 	loadConfig func() (*config.Config, error)
@@ -173,9 +176,6 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 	subs := subscription.New(s.db, s.state.keys, func(client string) bool {
 		return slices.ContainsFunc(cfg.Push.AllowedClients, func(p string) bool { return config.MatchClient(p, client) })
 	}, now)
-	if _, err = subs.Join(ctx, s.bus, s.log); err != nil { // ends with the bus
-		return err
-	}
 	s.push, err = push.New(push.Config{
 		DB: s.db, Subscriptions: subs, Transports: s.transports.all, Log: s.log, Metrics: reg, Now: now,
 		NewMailTTL: time.Duration(cfg.Push.NewMailTTL), MaxInFlight: cfg.Push.MaxInFlight,
@@ -185,26 +185,25 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 	if err != nil {
 		return err
 	}
-	s.listen, err = listen.New(listen.Config{
-		Subscriptions: subs, Tenants: tenants, Log: s.log, Metrics: reg, Now: now,
-		Dovecot: &dovecot.Source{Accounts: accounts, Tenants: tenants, InstallationID: cfg.InstallationID, Now: now},
-	})
-	if err != nil {
+	dispatcher := dispatch.New(s.db, subs, s.push, now)
+	s.push.CountWith(dispatcher.Unseen)
+	if err := s.buildListen(ctx, tenants, accounts, subs, dispatcher, reg); err != nil {
+		return err
+	}
+	if _, err = subs.Join(ctx, s.bus, s.log); err != nil { // ends with the bus
 		return err
 	}
 	if err := s.buildMailNotify(ctx, tenants, reg); err != nil {
 		return err
 	}
-	dispatcher := dispatch.New(s.db, subs, s.push, now)
-	s.push.CountWith(dispatcher.Unseen)
 	notifier, err := notify.New(tenants, dispatcher, s.log, reg, now)
 	if err != nil {
 		return err
 	}
 	a := &api.API{
-		Tenants: tenants, Accounts: accounts, Subscriptions: subs, Push: s.push, Listen: s.listen, Log: s.log, Now: now,
-		TrustedProxies: cfg.Public.TrustedProxies, VAPIDPublicKey: s.transports.publicKey, Reload: s.Reload,
-		Doctor: s.doctor(tenants, accounts, subs, dispatcher),
+		Tenants: tenants, Accounts: accounts, Subscriptions: subs, Push: s.push, Listen: s.listen, Cluster: s.cluster,
+		LastEvents: dispatcher.LastEvents, Log: s.log, Now: now, TrustedProxies: cfg.Public.TrustedProxies,
+		VAPIDPublicKey: s.transports.publicKey, Reload: s.Reload, Doctor: s.doctor(tenants, accounts, subs, dispatcher),
 	}
 	s.public.server = newHTTPServer(a.Public(), s.log)
 	s.internal.server = newHTTPServer(s.internalMux(notifier, reg), s.log)
@@ -284,6 +283,8 @@ func (s *Server) Run(ctx context.Context) error {
 	defer stopWorking()
 	workers, working := errgroup.WithContext(working)
 	workers.Go(func() error { return s.push.Run(working) })
+	workers.Go(func() error { return s.cluster.Run(working) })
+	workers.Go(func() error { return s.idle.Run(working) })
 	workers.Go(func() error { return s.listen.Run(working) })
 	if s.mailNotify != nil {
 		workers.Go(func() error { return s.mailNotify.Run(working) })

@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"fmt"
 	"net/url"
 	"slices"
 	"testing"
@@ -124,6 +125,16 @@ func TestDoctor(t *testing.T) {
 		want(host, name, "ok")
 	}
 	want(host, "notify_from_mailhost", "skipped")
+
+	// A mail, all the way.
+	_, host = w.doctor(api.Doctor{User: "1@1", DeliverLMTP: fmt.Sprintf("127.0.0.1:%d", d.LMTPPort)})
+	for _, name := range []string{"mailbox", "delivery", "lag_mailbox", "lag_notification"} {
+		want(host, name, "ok")
+	}
+	t.Log(host["delivery"].Detail, host["lag_mailbox"].Detail, host["lag_notification"].Detail)
+	if got := w.receive(p); got.Subject != "posthorn doctor" {
+		t.Errorf("the phone shows %+v", got)
+	}
 
 	// The notify endpoint, called wrongly.
 	u, err := url.Parse(w.notifyURL())

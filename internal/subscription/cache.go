@@ -72,6 +72,9 @@ func (s *Store) Committed(c Change) {
 	for _, u := range c.users {
 		s.cache.Drop(u)
 	}
+	if len(c.users) > 0 {
+		s.watch(c.users)
+	}
 	if c.n == 0 {
 		return
 	}
@@ -119,16 +122,21 @@ func (s *Store) Join(ctx context.Context, b *bus.Bus, log *slog.Logger) (*bus.Su
 	return b.Subscribe(ctx, changedSubject(), func(ctx context.Context, m bus.Message) {
 		number, names, _ := strings.Cut(string(m.Data), " ")
 		n, err := strconv.ParseInt(number, 10, 64)
+		var users []tenant.UserID
 		for name := range strings.FieldsSeq(names) {
 			u, wrong := tenant.ParseUserID(name)
 			if err = errors.Join(err, wrong); wrong == nil {
 				s.cache.Drop(u)
+				users = append(users, u)
 			}
+		}
+		if len(users) > 0 {
+			s.watch(users)
 		}
 		if err != nil {
 			log.WarnContext(ctx, "bus message names no change of subscriptions", slog.Any("err", err))
 			return
 		}
 		s.ledger.Heard(n)
-	}, func(context.Context) { s.cache.DropAll() })
+	}, func(context.Context) { s.forget() })
 }

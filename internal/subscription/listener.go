@@ -17,8 +17,12 @@ import (
 const (
 	// Registered: the mail server tells us of this user's mail.
 	Registered = "registered"
+	// Listening: we hold a connection on which the mail server tells us of this user's mail, or is asked.
+	Listening = "listening"
 	// Pending: not yet, or not now; it is tried again.
 	Pending = "pending"
+	// WaitingForSignIn: there is no password, or a rejected one; a sign-in brings the right one.
+	WaitingForSignIn = "waiting_for_sign_in"
 	// Foreign: the registration at the mail server belongs to somebody else and is left alone.
 	Foreign = "foreign"
 	// Unsupported: the mail server has no way to register.
@@ -27,13 +31,24 @@ const (
 	ClientNotAllowed = "client_not_allowed"
 )
 
-// Listener is what a user's subscriptions want of his mail server, and how far that is.
+// SessionBound is how long a session wants a listener after its last use, without a subscription.
+const SessionBound = 15 * time.Minute
+
+// Listener is what a user's subscriptions and sessions want of his mail server, and how far that is.
 type Listener struct {
-	User   tenant.UserID
+	User     tenant.UserID
+	MailHost string
+	// Wanted: a live subscription of an allowed client wants it, for good.
 	Wanted bool
-	State  string
-	// Reason says in a sentence why the state is not Registered.
+	// SessionUntil is until when a session wants it, Active when the user last did something.
+	SessionUntil, Active time.Time
+
+	// What the listener's owner found out.
+	State string
+	// Reason says in a sentence why the state is not Registered or Listening.
 	Reason string
+	// Rejected counts the logins in a row that the mail server rejected.
+	Rejected int
 	// Attempt counts the failures in a row; NotBefore is when to look at it next.
 	Attempt   int
 	NotBefore time.Time
@@ -41,24 +56,28 @@ type Listener struct {
 	Since time.Time
 }
 
+// InSession reports whether a session wants the listener.
+func (l Listener) InSession(now time.Time) bool { return l.SessionUntil.After(now) }
+
 const (
 	sqlClientsOf    = `SELECT client FROM subscriptions WHERE context_id = ? AND user_id = ? AND (expires_ms = 0 OR expires_ms > ?)`
-	sqlWantListener = `INSERT INTO listeners (context_id, user_id, wanted, state, reason, attempt, not_before_ms, since_ms)
-		VALUES (?, ?, 1, 'pending', '', 0, ?, ?)
-		ON CONFLICT (context_id, user_id) DO UPDATE SET wanted = 1, attempt = 0, not_before_ms = excluded.not_before_ms,
-		reason = CASE WHEN listeners.wanted = 1 THEN listeners.reason ELSE excluded.reason END,
-		state = CASE WHEN listeners.wanted = 1 THEN listeners.state ELSE excluded.state END,
-		since_ms = CASE WHEN listeners.wanted = 1 THEN listeners.since_ms ELSE excluded.since_ms END`
-	sqlUnwantListener = `UPDATE listeners SET wanted = 0, attempt = 0, not_before_ms = ? WHERE context_id = ? AND user_id = ? AND wanted = 1`
-	listenerColumns   = `context_id, user_id, wanted, state, reason, attempt, not_before_ms, since_ms`
-	sqlListener       = `SELECT ` + listenerColumns + ` FROM listeners WHERE context_id = ? AND user_id = ?`
-	sqlListeners      = `SELECT ` + listenerColumns + ` FROM listeners WHERE wanted = 1 ORDER BY context_id, user_id`
-	sqlCountListeners = `SELECT state, COUNT(*) FROM listeners WHERE wanted = 1 GROUP BY state`
-	sqlDueListeners   = `SELECT ` + listenerColumns + ` FROM listeners WHERE not_before_ms <= ? ORDER BY not_before_ms LIMIT ?`
-	sqlNextListener   = `SELECT MIN(not_before_ms) FROM listeners WHERE not_before_ms > ?`
-	sqlSetListener    = `UPDATE listeners SET state = ?, reason = ?, attempt = ?, not_before_ms = ?,
-		since_ms = CASE WHEN state = ? THEN since_ms ELSE ? END WHERE context_id = ? AND user_id = ? AND wanted = ?`
-	sqlRemoveListener = `DELETE FROM listeners WHERE context_id = ? AND user_id = ? AND wanted = 0`
+	sqlWantListener = `INSERT INTO listeners (context_id, user_id, wanted, state, reason, attempt, not_before_ms, since_ms, active_ms)
+		VALUES (?, ?, 1, 'pending', '', 0, ?, ?, ?)
+		ON CONFLICT (context_id, user_id) DO UPDATE SET wanted = 1, active_ms = excluded.active_ms`
+	// Who ends his last subscription has said what he wants: his session is no reason to go on.
+	sqlUnwantListener  = `UPDATE listeners SET wanted = 0, session_until_ms = 0 WHERE context_id = ? AND user_id = ? AND wanted = 1`
+	sqlSessionListener = `INSERT INTO listeners (context_id, user_id, wanted, state, reason, attempt, not_before_ms, since_ms, active_ms, session_until_ms)
+		VALUES (?, ?, 0, 'pending', '', 0, ?, ?, ?, ?)
+		ON CONFLICT (context_id, user_id) DO UPDATE SET active_ms = excluded.active_ms, session_until_ms = excluded.session_until_ms`
+	listenerColumns = `l.context_id, l.user_id, u.mailhost, l.wanted, l.session_until_ms, l.active_ms, l.state, l.reason, l.rejected,
+		l.attempt, l.not_before_ms, l.since_ms FROM listeners l JOIN users u ON u.context_id = l.context_id AND u.id = l.user_id`
+	sqlListener       = `SELECT ` + listenerColumns + ` WHERE l.context_id = ? AND l.user_id = ?`
+	sqlListeners      = `SELECT ` + listenerColumns + ` ORDER BY l.context_id, l.user_id`
+	sqlCountListeners = `SELECT state, COUNT(*) FROM listeners WHERE wanted = 1 OR session_until_ms > ? GROUP BY state`
+	sqlSetListener    = `UPDATE listeners SET state = ?, reason = ?, rejected = ?, attempt = ?, not_before_ms = ?, since_ms = ?
+		WHERE context_id = ? AND user_id = ?`
+	sqlEndSession     = `UPDATE listeners SET session_until_ms = 0 WHERE context_id = ? AND user_id = ?`
+	sqlRemoveListener = `DELETE FROM listeners WHERE context_id = ? AND user_id = ? AND wanted = 0 AND session_until_ms <= ?`
 )
 
 // refreshListeners makes the wanted listener of each user agree with his subscriptions. It comes last in
@@ -79,9 +98,9 @@ func (s *Store) refreshListeners(ctx context.Context, tx *db.Tx, users []tenant.
 			return err
 		}
 		if wanted {
-			_, err = tx.Exec(ctx, sqlWantListener, u.Context, u.ID, now, now)
+			_, err = tx.Exec(ctx, sqlWantListener, u.Context, u.ID, now, now, now)
 		} else {
-			_, err = tx.Exec(ctx, sqlUnwantListener, now, u.Context, u.ID)
+			_, err = tx.Exec(ctx, sqlUnwantListener, u.Context, u.ID)
 		}
 		if err != nil {
 			return fmt.Errorf("mark listener of %s: %w", u, err)
@@ -108,27 +127,48 @@ func (s *Store) wantsListener(ctx context.Context, tx *db.Tx, u tenant.UserID) (
 }
 
 func scanListener(scan func(...any) error, l *Listener) error {
-	var wanted, notBefore, since int64
-	err := scan(&l.User.Context, &l.User.ID, &wanted, &l.State, &l.Reason, &l.Attempt, &notBefore, &since)
-	l.Wanted, l.NotBefore, l.Since = wanted == 1, db.Time(notBefore), db.Time(since)
+	var wanted, session, active, notBefore, since int64
+	err := scan(&l.User.Context, &l.User.ID, &l.MailHost, &wanted, &session, &active, &l.State, &l.Reason, &l.Rejected,
+		&l.Attempt, &notBefore, &since)
+	l.Wanted, l.SessionUntil, l.Active = wanted == 1, db.Time(session), db.Time(active)
+	l.NotBefore, l.Since = db.Time(notBefore), db.Time(since)
 	return err
 }
 
-func scanListeners(rows *sql.Rows, err error) ([]Listener, error) {
+// Active notes that a user does something with a client, now: for a while after it, his session wants a
+// listener. It does nothing for a client that may not have pushes.
+func (s *Store) Active(ctx context.Context, u tenant.UserID, client string) error {
+	if !s.allowed(client) {
+		return nil
+	}
+	now := s.now()
+	err := s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		_, err := tx.Exec(ctx, sqlSessionListener, u.Context, u.ID, db.Millis(now), db.Millis(now), db.Millis(now), db.Millis(now.Add(SessionBound)))
+		return err
+	})
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("note that %s is active: %w", u, err)
 	}
-	defer rows.Close()
-	all := []Listener{}
-	for rows.Next() {
-		var l Listener
-		if err := scanListener(rows.Scan, &l); err != nil {
-			return nil, err
-		}
-		all = append(all, l)
-	}
-	return all, rows.Err()
+	s.watch([]tenant.UserID{u})
+	return nil
 }
+
+// Inactive notes that a user has no session any more.
+func (s *Store) Inactive(ctx context.Context, u tenant.UserID) error {
+	err := s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		_, err := tx.Exec(ctx, sqlEndSession, u.Context, u.ID)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("note that %s has no session: %w", u, err)
+	}
+	s.watch([]tenant.UserID{u})
+	return nil
+}
+
+// Watch has f called with the users whose wanted listener may have changed, here or, as far as the bus tells,
+// on another node; with none for all. f must not wait. Watch comes before the store is used concurrently.
+func (s *Store) Watch(f func(users []tenant.UserID)) { s.watch = f }
 
 // Listener finds a user's listener; ok is false when there is none, wanted or to be removed.
 func (s *Store) Listener(ctx context.Context, u tenant.UserID) (l Listener, ok bool, err error) {
@@ -139,14 +179,26 @@ func (s *Store) Listener(ctx context.Context, u tenant.UserID) (l Listener, ok b
 	return l, err == nil, err
 }
 
-// Listeners lists the wanted listeners by user.
-func (s *Store) Listeners(ctx context.Context) ([]Listener, error) {
-	return scanListeners(s.db.Query(ctx, sqlListeners))
+// Listeners calls f with each listener, wanted or to be removed, by user.
+func (s *Store) Listeners(ctx context.Context, f func(Listener)) error {
+	rows, err := s.db.Query(ctx, sqlListeners)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var l Listener
+		if err := scanListener(rows.Scan, &l); err != nil {
+			return err
+		}
+		f(l)
+	}
+	return rows.Err()
 }
 
 // CountListeners counts the wanted listeners by state; a state that none is in is missing.
 func (s *Store) CountListeners(ctx context.Context) (map[string]int, error) {
-	rows, err := s.db.Query(ctx, sqlCountListeners)
+	rows, err := s.db.Query(ctx, sqlCountListeners, db.Millis(s.now()))
 	if err != nil {
 		return nil, err
 	}
@@ -163,36 +215,24 @@ func (s *Store) CountListeners(ctx context.Context) (map[string]int, error) {
 	return count, rows.Err()
 }
 
-// DueListeners lists up to limit listeners to look at now, longest due first. next is when one more is
-// due after these; zero when there is none.
-func (s *Store) DueListeners(ctx context.Context, limit int) (due []Listener, next time.Time, err error) {
-	now := db.Millis(s.now())
-	if due, err = scanListeners(s.db.Query(ctx, sqlDueListeners, now, limit)); err != nil {
-		return nil, time.Time{}, err
-	}
-	var ms sql.NullInt64
-	err = s.db.QueryRow(ctx, sqlNextListener, now).Scan(&ms)
-	return due, db.Time(ms.Int64), err
-}
-
-// SetListener records what was found out about a listener. It does nothing when the subscriptions have
-// meanwhile changed their mind about wanting it.
-func (s *Store) SetListener(ctx context.Context, l Listener) error {
+// SetListeners records what was found out about listeners.
+func (s *Store) SetListeners(ctx context.Context, all []Listener) error {
 	return s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
-		wanted := int64(0)
-		if l.Wanted {
-			wanted = 1
+		for _, l := range all {
+			_, err := tx.Exec(ctx, sqlSetListener, l.State, l.Reason, l.Rejected, l.Attempt, db.Millis(l.NotBefore), db.Millis(l.Since),
+				l.User.Context, l.User.ID)
+			if err != nil {
+				return err
+			}
 		}
-		_, err := tx.Exec(ctx, sqlSetListener, l.State, l.Reason, l.Attempt, db.Millis(l.NotBefore),
-			l.State, db.Millis(s.now()), l.User.Context, l.User.ID, wanted)
-		return err
+		return nil
 	})
 }
 
-// RemoveListener forgets a listener that is no longer wanted.
+// RemoveListener forgets a listener that nobody wants any more.
 func (s *Store) RemoveListener(ctx context.Context, u tenant.UserID) error {
 	return s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
-		_, err := tx.Exec(ctx, sqlRemoveListener, u.Context, u.ID)
+		_, err := tx.Exec(ctx, sqlRemoveListener, u.Context, u.ID, db.Millis(s.now()))
 		return err
 	})
 }

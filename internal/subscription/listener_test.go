@@ -1,6 +1,7 @@
 package subscription_test
 
 import (
+	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -19,7 +20,7 @@ func (f *fixture) listener(t *testing.T, n int64) subscription.Listener {
 
 func (f *fixture) set(t *testing.T, l subscription.Listener) {
 	t.Helper()
-	if err := f.SetListener(t.Context(), l); err != nil {
+	if err := f.SetListeners(t.Context(), []subscription.Listener{l}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -33,34 +34,28 @@ func TestListener(t *testing.T) {
 		}
 		sub := f.subscribe(t, session(1, "s"), request("phone"))
 		began := f.now()
-		want := subscription.Listener{User: user(1), Wanted: true, State: "pending", NotBefore: began, Since: began}
+		want := subscription.Listener{User: user(1), MailHost: "dove", Wanted: true, State: "pending", NotBefore: began, Since: began, Active: began}
 		if got := f.listener(t, 1); got != want {
 			t.Fatalf("%+v, want %+v", got, want)
 		}
+		f.wantWatched(t, 1)
 
 		f.pass(time.Minute)
-		want.Attempt, want.Reason, want.NotBefore = 1, "away", f.now().Add(time.Hour)
+		want.Attempt, want.Reason, want.NotBefore, want.Rejected = 1, "away", f.now().Add(time.Hour), 2
+		want.State, want.Since = "foreign", f.now()
 		f.set(t, want)
-		if got := f.listener(t, 1); got != want { // still pending since the beginning
-			t.Fatalf("%+v, want %+v", got, want)
-		}
-		want.State, want.Attempt, want.Reason = "foreign", 0, "another's"
-		f.set(t, want)
-		want.Since = f.now()
 		if got := f.listener(t, 1); got != want {
 			t.Fatalf("%+v, want %+v", got, want)
 		}
 
-		// One more subscription has it looked at again, but what is known stays known.
+		// What is known stays known, whatever subscriptions come and go.
 		f.pass(time.Minute)
 		tablet := f.subscribe(t, session(1, "s"), request("tablet"))
-		want.NotBefore = f.now()
+		want.Active = f.now()
 		if got := f.listener(t, 1); got != want {
 			t.Fatalf("%+v, want %+v", got, want)
 		}
-
-		// The last one ends it. What was found out for a listener that is wanted is of no interest then.
-		stale := want
+		f.watched = nil
 		for _, id := range []string{sub.ID, tablet.ID} {
 			if err := f.RemoveListener(ctx, user(1)); err != nil { // does nothing to a wanted one
 				t.Fatal(err)
@@ -69,23 +64,30 @@ func TestListener(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		f.wantWatched(t, 1, 1)
 		want.Wanted = false
-		stale.State = "registered"
-		f.set(t, stale)
 		if got := f.listener(t, 1); got != want {
 			t.Fatalf("%+v, want %+v", got, want)
 		}
 
-		// Wanted again it begins anew.
-		f.pass(time.Minute)
-		sub = f.subscribe(t, session(1, "s"), request("phone"))
-		began = f.now()
-		want = subscription.Listener{User: user(1), Wanted: true, State: "pending", NotBefore: began, Since: began}
+		// A session alone wants it for a while.
+		if err := f.Active(ctx, user(1), "app"); err != nil {
+			t.Fatal(err)
+		}
+		want.Active, want.SessionUntil = f.now(), f.now().Add(subscription.SessionBound)
+		if got := f.listener(t, 1); got != want || !got.InSession(f.now()) {
+			t.Fatalf("%+v, want %+v", got, want)
+		}
+		f.wantWatched(t, 1)
+		if err := f.RemoveListener(ctx, user(1)); err != nil {
+			t.Fatal(err)
+		}
 		if got := f.listener(t, 1); got != want {
 			t.Fatalf("%+v, want %+v", got, want)
 		}
-		if err := f.Unsubscribe(ctx, user(1), sub.ID); err != nil {
-			t.Fatal(err)
+		f.pass(subscription.SessionBound)
+		if f.listener(t, 1).InSession(f.now()) {
+			t.Error("in session after it")
 		}
 		if err := f.RemoveListener(ctx, user(1)); err != nil {
 			t.Fatal(err)
@@ -97,7 +99,45 @@ func TestListener(t *testing.T) {
 		if _, ok, err := f.Listener(ctx, user(1)); ok || err != nil {
 			t.Fatalf("%v, %v", ok, err)
 		}
+
+		// So does the last subscription's end, and that of the last session.
+		for _, end := range []func(id string) error{
+			func(id string) error { return f.Unsubscribe(ctx, user(3), id) },
+			func(id string) error { return errors.Join(f.Inactive(ctx, user(3)), f.Unsubscribe(ctx, user(3), id)) },
+		} {
+			sub := f.subscribe(t, session(3, "s"), request("watch"))
+			if err := f.Active(ctx, user(3), "app"); err != nil {
+				t.Fatal(err)
+			}
+			if err := end(sub.ID); err != nil || f.listener(t, 3).InSession(f.now()) {
+				t.Errorf("in session after the end, %v", err)
+			}
+		}
+		f.watched = nil
+
+		// A session makes one where there is none, if its client may have pushes.
+		if err := f.Active(ctx, user(2), "banned"); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok, err := f.Listener(ctx, user(2)); ok || err != nil {
+			t.Fatalf("%v, %v", ok, err)
+		}
+		if err := f.Active(ctx, user(2), "app"); err != nil {
+			t.Fatal(err)
+		}
+		if l := f.listener(t, 2); l.Wanted || !l.InSession(f.now()) || l.State != "pending" {
+			t.Fatalf("%+v", l)
+		}
 	})
+}
+
+// wantWatched wants these users to be told of as changed since the last call, in this order.
+func (f *fixture) wantWatched(t *testing.T, want ...int64) {
+	t.Helper()
+	if !slices.Equal(f.watched, want) {
+		t.Errorf("watched %v, want %v", f.watched, want)
+	}
+	f.watched = nil
 }
 
 // A client that may not have pushes wants no listener.
@@ -116,48 +156,5 @@ func TestClientNotAllowed(t *testing.T) {
 		req.Client = "banned"
 		f.subscribe(t, session(1, "s"), req)
 		f.wantOwners(t, "1@1 phone, 1@1 tablet")
-	})
-}
-
-func TestDueListeners(t *testing.T) {
-	each(t, func(t *testing.T, f *fixture) {
-		due := func(limit int, wantNext time.Time, want ...int64) {
-			t.Helper()
-			listeners, next, err := f.DueListeners(t.Context(), limit)
-			got := []int64{}
-			for _, l := range listeners {
-				got = append(got, l.User.ID)
-			}
-			if err != nil || !slices.Equal(got, append([]int64{}, want...)) || !next.Equal(wantNext) {
-				t.Errorf("due %v, next %v, %v; want %v, %v", got, next, err, want, wantNext)
-			}
-		}
-		due(9, time.Time{})
-		start := f.now()
-		for n := int64(1); n <= 4; n++ {
-			f.subscribe(t, session(n, "s"), request("phone"))
-			l := f.listener(t, n)
-			l.NotBefore = start.Add(time.Duration(n) * time.Hour)
-			f.set(t, l)
-		}
-		due(9, start.Add(time.Hour))
-		f.pass(2 * time.Hour)
-		due(9, start.Add(3*time.Hour), 1, 2)
-		due(1, start.Add(3*time.Hour), 1)
-		f.pass(time.Hour)
-		// One to be removed is due at once.
-		subs, err := f.ByUser(t.Context(), user(4))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := f.Unsubscribe(t.Context(), user(4), subs[0].ID); err != nil {
-			t.Fatal(err)
-		}
-		listeners, _, err := f.DueListeners(t.Context(), 9)
-		if err != nil || len(listeners) != 4 || listeners[3].Wanted == (listeners[3].User.ID == 4) {
-			t.Errorf("%+v, %v", listeners, err)
-		}
-		f.pass(9 * time.Hour)
-		due(2, time.Time{}, 1, 2)
 	})
 }

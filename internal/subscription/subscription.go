@@ -106,13 +106,23 @@ type Store struct {
 	cache  *bus.Cache[tenant.UserID, []Subscription]
 	ledger *bus.Ledger
 	bus    *bus.Bus // nil before Join
+	watch  func([]tenant.UserID)
 }
 
 // New returns a Store. allowed says whether a client may have pushes.
 func New(d *db.DB, keys *seal.Keyring, allowed func(client string) bool, now func() time.Time) *Store {
-	s := &Store{db: d, keys: keys, allowed: allowed, now: now, cache: bus.NewCache[tenant.UserID, []Subscription](maxCached)}
-	s.ledger = bus.NewLedger(s.lastChange, s.cache.DropAll)
+	s := &Store{
+		db: d, keys: keys, allowed: allowed, now: now, cache: bus.NewCache[tenant.UserID, []Subscription](maxCached),
+		watch: func([]tenant.UserID) {},
+	}
+	s.ledger = bus.NewLedger(s.lastChange, s.forget)
 	return s
+}
+
+// forget drops what was derived from rows that may have changed.
+func (s *Store) forget() {
+	s.cache.DropAll()
+	s.watch(nil)
 }
 
 // Allowed reports whether a client may have pushes.

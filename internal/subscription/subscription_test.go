@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -30,6 +31,8 @@ type fixture struct {
 	db     *db.DB
 	rounds int // of tests that hope for a race: on SQLite writes are one after the other anyhow
 	passed atomic.Int64
+	// watched are the users that were told of as changed. Concurrent tests do not look at it.
+	watched []int64
 }
 
 func (f *fixture) now() time.Time {
@@ -77,6 +80,14 @@ func newFixture(t *testing.T, url string) *fixture {
 		}
 	}
 	f.Store = subscription.New(d, keys, func(client string) bool { return client != "banned" }, f.now)
+	var mu sync.Mutex
+	f.Watch(func(users []tenant.UserID) {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, u := range users {
+			f.watched = append(f.watched, u.ID)
+		}
+	})
 	return f
 }
 
@@ -133,12 +144,13 @@ func (f *fixture) owners(t *testing.T) string {
 	for _, s := range subs {
 		all = append(all, s.User.String()+" "+strings.TrimPrefix(s.Token.Target, "…"))
 	}
-	listeners, err := f.Listeners(t.Context())
+	err = f.Listeners(t.Context(), func(l subscription.Listener) {
+		if l.Wanted {
+			all = append(all, l.User.String()+" listens")
+		}
+	})
 	if err != nil {
 		t.Fatal(err)
-	}
-	for _, l := range listeners {
-		all = append(all, l.User.String()+" listens")
 	}
 	slices.Sort(all)
 	return strings.Join(all, ", ")
