@@ -43,7 +43,7 @@ func (c *cli) serve(ctx context.Context) error {
 	signal.Notify(hangUp, syscall.SIGHUP)
 	defer signal.Stop(hangUp)
 	log := newLogger(c.stderr, cfg.Log)
-	s, err := server.New(ctx, cfg, server.Options{Log: log, LoadConfig: func() (*config.Config, error) {
+	s, err := server.New(ctx, cfg, server.Options{Log: log, Version: readVersion().Version, LoadConfig: func() (*config.Config, error) {
 		c.warned = false
 		return c.loadConfig()
 	}})

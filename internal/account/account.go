@@ -9,22 +9,18 @@
 package account
 
 import (
-	"context"
 	"crypto/rand"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net/netip"
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/bus"
 	"github.com/posthorn-mail/posthorn/internal/db"
-	"github.com/posthorn-mail/posthorn/internal/imap"
 	"github.com/posthorn-mail/posthorn/internal/seal"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
 )
@@ -82,6 +78,8 @@ type Service struct {
 	Config
 	byLogin, byAddress *limiter
 	passing            passing // what StoreNone keeps for a while
+	upstreams          upstreams
+	grants             grants
 }
 
 // New returns a Service.
@@ -93,93 +91,9 @@ func New(c Config) *Service {
 	}
 }
 
-const (
-	// dialTimeout bounds connect, TLS and login together. Dovecot delays a refusal by 2 s, and after
-	// refusals to an address any login from there by up to 15 s more.
-	dialTimeout = 20 * time.Second
-	// logoutTimeout bounds the goodbye to a server that has already said what we wanted to know.
-	logoutTimeout = time.Second
-	// failureFloor is how early a refused sign-in may be answered. It hides whether the mail server was
-	// asked, and so whether a login exists.
-	failureFloor = 2500 * time.Millisecond
-)
-
-// Reason says in a sentence, for the operator, why Dial could not sign in.
-func Reason(err error) string {
-	switch {
-	case errors.Is(err, ErrNoCredential):
-		return "waiting for sign-in: no password is stored"
-	case errors.Is(err, ErrBadLogin):
-		return "the mail server rejects the stored password: the user must sign in again"
-	case errors.Is(err, imap.ErrInsecure):
-		return "the connection to the mail server is not safe enough for a password"
-	case errors.Is(err, ErrMailServer):
-		return "the mail server cannot be reached; it is tried again"
-	}
-	return "the stored password cannot be read: the operator finds the cause in the log"
-}
-
-// Dial connects to the user's mail server and logs in with what is kept of him. Errors are
-// ErrNoCredential, ErrBadLogin and ErrMailServer, wrapped, or seal.ErrOpen for a damaged store.
-func (s *Service) Dial(ctx context.Context, u tenant.User) (*imap.Client, error) {
-	password, err := s.secret(ctx, passwords, u.ID)
-	if err != nil {
-		return nil, err
-	}
-	return s.dial(ctx, u, password, netip.Addr{})
-}
-
-// CanDial reports whether there is anything to sign in with, without trying it.
-func (s *Service) CanDial(ctx context.Context, u tenant.User) (bool, error) {
-	h, err := s.Tenants.MailHost(ctx, u.MailHost)
-	if err != nil {
-		return false, err
-	}
-	k := passwords
-	switch h.PasswordSource {
-	case tenant.PasswordsGlobal:
-		return true, nil
-	case tenant.PasswordsOAuth:
-		k = tokens
-	}
-	_, err = s.kept(ctx, k, u.ID)
-	if errors.Is(err, ErrNoCredential) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-// dial logs a user in. from is the device's address, if one asks.
-func (s *Service) dial(ctx context.Context, u tenant.User, password Password, from netip.Addr) (*imap.Client, error) {
-	h, err := s.Tenants.MailHost(ctx, u.MailHost)
-	if err != nil {
-		return nil, err
-	}
-	conf := imap.Config{Host: h.IMAPHost, Port: h.IMAPPort, Security: h.Security, Insecure: h.Insecure}
-	if h.CA != "" {
-		conf.RootCAs = x509.NewCertPool()
-		conf.RootCAs.AppendCertsFromPEM([]byte(h.CA))
-	}
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	c, err := imap.Dial(ctx, conf)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrMailServer, err)
-	}
-	if from.IsValid() && c.Has("ID") {
-		// Dovecot counts a wrong password against this address instead of ours, and logs it, if its
-		// login_trusted_networks has ours. Others take no notice. A broken connection shows at the login.
-		_, _ = c.ID(ctx, map[string]string{"name": "Posthorn", "x-originating-ip": from.Unmap().WithZone("").String()})
-	}
-	if err := c.Login(ctx, u.Login, string(password)); err != nil {
-		c.Close()
-		if errors.Is(err, imap.ErrAuth) {
-			return nil, fmt.Errorf("%w: %w", ErrBadLogin, err)
-		}
-		return nil, fmt.Errorf("%w: %w", ErrMailServer, err)
-	}
-	return c, nil
-}
+// failureFloor is how early a refused sign-in may be answered. It hides whether the mail server was
+// asked, and so whether a login exists.
+const failureFloor = 2500 * time.Millisecond
 
 // newToken returns a bearer token of 256 random bits and the hash that is kept of it.
 func newToken() (token, hash string) {

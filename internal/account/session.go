@@ -135,7 +135,7 @@ func (s *Service) verify(ctx context.Context, req SignIn) (tenant.User, error) {
 		// Trying them in turn would show the password to a server it does not belong to.
 		return tenant.User{}, &tenant.InvalidError{Field: "mailhost", Problem: "this login exists on several mail hosts: say which"}
 	}
-	c, err := s.dial(ctx, users[0], req.Password, req.Address)
+	c, err := s.check(ctx, users[0], req.Password, req.Address)
 	if err != nil {
 		if !errors.Is(err, ErrBadLogin) {
 			s.Log.WarnContext(ctx, "sign-in could not ask the mail server",

@@ -88,21 +88,6 @@ func (s *Service) kept(ctx context.Context, k kind, id tenant.UserID) (sealed st
 	return sealed, nil
 }
 
-// PutToken keeps a refresh token, from which Dial makes access tokens at a mail host that asks for them.
-func (s *Service) PutToken(ctx context.Context, id tenant.UserID, refresh Password) error {
-	sealed := s.Keys.Seal(tokens.owner(id), []byte(refresh))
-	err := s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
-		if err := tx.Lock(ctx, passwords.owner(id)); err != nil {
-			return err
-		}
-		return s.keep(ctx, tx, tokens, id, sealed)
-	})
-	if err != nil {
-		return fmt.Errorf("keep refresh token: %w", err)
-	}
-	return nil
-}
-
 // secret opens what is kept. Errors are ErrNoCredential, or seal.ErrOpen for a damaged store.
 func (s *Service) secret(ctx context.Context, k kind, id tenant.UserID) (Password, error) {
 	sealed, err := s.kept(ctx, k, id)
@@ -118,6 +103,7 @@ func (s *Service) secret(ctx context.Context, k kind, id tenant.UserID) (Passwor
 
 // forget removes what is kept. Its transaction holds the lock of what it decided by.
 func (s *Service) forget(ctx context.Context, tx *db.Tx, id tenant.UserID) error {
+	s.grants.drop(id)
 	for _, k := range []kind{passwords, tokens} {
 		switch s.Store {
 		case StoreMemory:

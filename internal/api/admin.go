@@ -85,6 +85,8 @@ func (a *API) Admin() http.Handler {
 	a.route(mux, "/admin/v1/push/test", map[string]handler{"POST": a.pushTest})
 	a.route(mux, "/admin/v1/push/explain/{user}", map[string]handler{"GET": a.pushExplain})
 	a.route(mux, "/admin/v1/push/trace/{device}", map[string]handler{"GET": a.pushTrace})
+	a.route(mux, "/admin/v1/cluster/nodes", map[string]handler{"GET": a.listNodes})
+	a.route(mux, "/admin/v1/cluster/drain", map[string]handler{"PUT": a.drain, "DELETE": a.undrain})
 	a.route(mux, "/admin/v1/doctor", map[string]handler{"POST": a.doctor})
 	a.route(mux, "/admin/v1/reload", map[string]handler{"POST": a.reload})
 	mux.HandleFunc("/", notFound)

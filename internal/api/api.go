@@ -36,8 +36,8 @@ type API struct {
 	Subscriptions *subscription.Store
 	Push          *push.Service
 	Listen        *listen.Service
-	Doctor        *onboard.Doctor
 	Cluster       *cluster.Cluster
+	Doctor        *onboard.Doctor
 	// LastEvents calls f with when something was last heard of each user's mailbox.
 	LastEvents func(ctx context.Context, f func(u tenant.UserID, at time.Time)) error
 	Log        *slog.Logger

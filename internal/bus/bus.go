@@ -1,20 +1,21 @@
 // Package bus carries small messages between the parts of Posthorn, in one process or across nodes: NATS
-// core, either a server inside this process that listens nowhere, or an external one. Callers cannot
-// tell which.
+// core: a server inside this process that listens nowhere, several of them that are meshed by routes, or an
+// external one. Callers cannot tell which, but for [Bus.Alone].
 //
 // It promises little, on purpose. A message is delivered at most once, to whoever is subscribed and keeps
 // up; nothing is stored. Messages of one publisher arrive in order. What must not be lost is committed
 // to the database first; the bus only makes others look sooner. Therefore a subscriber is told when it
 // may have missed messages (missed, given to [Bus.Subscribe]) and then forgets what it derived from
 // them. Two losses are not told to anybody: a publisher's while its own connection breaks, and those in the
-// moment in which the servers of an external NATS cluster learn of a new subscription. So caches also
+// moment in which the other servers of a NATS cluster or a mesh learn of a new subscription. So caches also
 // need an age at which entries die, and a node applies its own changes to its own caches directly.
 //
 // The connection is made anew for ever, here and not by nats.go: its own reconnecting holds the
 // lock that every Publish needs while it dials, and gives up for good on some errors of the server.
 // While there is no connection, publishing fails at once instead of buffering.
 //
-// Everybody who can publish on the external server is trusted: nothing here is authenticated.
+// Everybody who can publish on the external server, or has a certificate for the mesh, is trusted: nothing here
+// is authenticated.
 //
 // Concurrency: all methods may be called from any goroutine. Each subscription has one goroutine, which
 // calls its handler and missed one at a time. Handlers must return soon after their context ends, and
@@ -23,6 +24,7 @@ package bus
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -55,21 +57,26 @@ const requestTimeout = 10 * time.Second
 type Options struct {
 	// URL is empty for a server inside this process. Otherwise nats://user:password@host:port, or tls:// for
 	// verified TLS; several are separated by commas.
-	URL     string
+	URL string
+	// Mesh joins the server inside this process with those of others; nil: it is for this process alone. Not
+	// with a URL.
+	Mesh    *Mesh
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
 }
 
 // Bus is a connection to the NATS server, made anew whenever it breaks.
 type Bus struct {
-	url     string
-	log     *slog.Logger
-	metrics *metrics
-	server  *server.Server // nil when external
-	state   atomic.Pointer[state]
+	url      string
+	password string // at a server inside this process that has a mesh
+	log      *slog.Logger
+	metrics  *metrics
+	server   *server.Server // nil when external
+	state    atomic.Pointer[state]
 
 	stop    context.CancelFunc // ends run
 	stopped chan struct{}      // closed when run has ended
+	watched chan struct{}      // closed when watchRoutes has ended; nil without a mesh
 	closing sync.Once
 	closed  error // what Close returns, once closing is done
 
@@ -90,19 +97,26 @@ func Open(ctx context.Context, o Options) (*Bus, error) {
 	if err := checkURL(o.URL); err != nil {
 		return nil, fmt.Errorf("open the bus: %w", err)
 	}
-	b := &Bus{url: o.URL, log: o.Log, stopped: make(chan struct{}), subs: map[*Subscription]struct{}{}}
+	if o.URL != "" && o.Mesh != nil {
+		return nil, errors.New("open the bus: either an external server or a mesh, not both")
+	}
+	b := &Bus{url: o.URL, password: rand.Text(), log: o.Log, stopped: make(chan struct{}), subs: map[*Subscription]struct{}{}}
 	b.state.Store(&state{err: errOpened})
 	var err error
 	if b.metrics, err = newMetrics(o.Metrics, b); err != nil {
 		return nil, fmt.Errorf("open the bus: %w", err)
 	}
 	if o.URL == "" {
-		if b.server, err = startServer(); err != nil {
+		if b.server, err = startServer(ctx, o.Mesh, b.password, o.Log); err != nil {
 			return nil, fmt.Errorf("open the bus: %w", err)
 		}
 	}
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	b.stop = stop
+	if o.Mesh != nil {
+		b.watched = make(chan struct{})
+		go b.watchRoutes(running)
+	}
 	tried := make(chan struct{})
 	go b.run(running, sync.OnceFunc(func() { close(tried) }))
 	select {
@@ -123,7 +137,7 @@ func (b *Bus) Ready() error {
 }
 
 // Alone reports whether nobody but this process can ever be on the bus, so that there is nobody to wait for.
-func (b *Bus) Alone() bool { return b.server != nil }
+func (b *Bus) Alone() bool { return b.server != nil && b.watched == nil }
 
 // Publish hands data over to be sent; it does not wait for anybody to receive it. The error wraps
 // ErrNotConnected, ErrTooLarge or ErrSubject; it is counted already.
@@ -236,6 +250,9 @@ func (b *Bus) close(ctx context.Context) error {
 	flush()
 	b.stop()
 	<-b.stopped
+	if b.watched != nil {
+		<-b.watched
+	}
 	if b.server != nil {
 		b.server.Shutdown()
 		b.server.WaitForShutdown()

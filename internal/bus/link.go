@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 )
 
@@ -41,21 +40,6 @@ func checkURL(list string) error {
 		}
 	}
 	return nil
-}
-
-// startServer starts a server that can only be reached from within this process.
-func startServer() (*server.Server, error) {
-	s, err := server.NewServer(&server.Options{ServerName: "in-process", DontListen: true, NoSigs: true, NoLog: true, NoSystemAccount: true})
-	if err != nil {
-		return nil, fmt.Errorf("make the server: %w", err)
-	}
-	s.Start()
-	if !s.ReadyForConnections(startTimeout) {
-		s.Shutdown()
-		s.WaitForShutdown()
-		return nil, fmt.Errorf("start the server: not ready after %s", startTimeout)
-	}
-	return s, nil
 }
 
 // link is one connection to the server, from dialling to its loss.
@@ -143,7 +127,7 @@ func (b *Bus) connect(ctx context.Context) (*link, error) {
 		}),
 	}
 	if b.server != nil {
-		options = append(options, nats.InProcessServer(b.server))
+		options = append(options, nats.InProcessServer(b.server), nats.UserInfo(inProcessUser, b.password))
 	}
 	var err error
 	if l.nc, err = nats.Connect(b.url, options...); err != nil {

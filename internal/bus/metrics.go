@@ -31,7 +31,16 @@ func newMetrics(reg prometheus.Registerer, b *Bus) (*metrics, error) {
 		}
 		return 1
 	})
-	for _, c := range []prometheus.Collector{connected, m.connections, m.dropped, m.unsent} {
+	routes := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "posthorn_bus_routes",
+		Help: "Routes to the servers of other nodes, one for each. 0 where there is no mesh.",
+	}, func() float64 {
+		if b.server == nil {
+			return 0
+		}
+		return float64(b.server.NumRoutes())
+	})
+	for _, c := range []prometheus.Collector{connected, routes, m.connections, m.dropped, m.unsent} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

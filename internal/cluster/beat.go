@@ -88,6 +88,8 @@ type Member struct {
 	Willing, Draining bool
 	// Since is when its process joined, by its own clock; the zero time when it did not say.
 	Since time.Time
+	// Ignored is OtherKey or SameID for a process that is heard and is no member, else empty.
+	Ignored string
 	// Silent is how long it has said nothing.
 	Silent time.Duration
 }

@@ -12,8 +12,7 @@
 // Clocks are never compared: a silence is measured by the monotonic clock of the one who listens, and a
 // time that a node tells is only shown.
 //
-// Concurrency: all methods may be called from any goroutine. Join, then Run once; the subscription ends
-// with Run, or with the bus.
+// Concurrency: all methods may be called from any goroutine. Join, then Run once, or Leave.
 package cluster
 
 import (
@@ -142,7 +141,6 @@ func (c *Cluster) wait(ctx context.Context) error {
 
 // Run keeps this node a member until ctx ends, and then says good-bye.
 func (c *Cluster) Run(ctx context.Context) error {
-	defer c.sub.Close()
 	beats := time.NewTicker(beatEvery)
 	defer beats.Stop()
 	looks := time.NewTicker(lookEvery)
@@ -156,14 +154,20 @@ func (c *Cluster) Run(ctx context.Context) error {
 		case <-looks.C:
 			c.take(ctx, func(v *view) []news { return v.look(time.Now()) })
 		case <-ctx.Done():
-			c.update(context.WithoutCancel(ctx), func(v *view) []news {
-				v.self.Bye = true
-				v.due = time.Now()
-				return nil
-			})
+			c.Leave(context.WithoutCancel(ctx))
 			return nil
 		}
 	}
+}
+
+// Leave says good-bye. Run does it at its end; who does not call Run after Join calls Leave.
+func (c *Cluster) Leave(ctx context.Context) {
+	c.update(ctx, func(v *view) []news {
+		v.self.Bye = true
+		v.due = time.Now()
+		return nil
+	})
+	c.sub.Close()
 }
 
 // Self is this node's id.
@@ -185,6 +189,13 @@ func (c *Cluster) Members() []Member {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.view.members(time.Now())
+}
+
+// Ignored lists the processes that are heard and are no members, by name: see Member.Ignored.
+func (c *Cluster) Ignored() []Member {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.view.ignored(time.Now())
 }
 
 // Watch returns a channel that holds a value when owners may have changed since it was last received from.
@@ -306,10 +317,10 @@ func (c *Cluster) missed(ctx context.Context) {
 func (c *Cluster) tell(ctx context.Context, n news) {
 	who := slog.Group("node", slog.String("id", n.peer.ID), slog.String("name", n.peer.Name))
 	switch n.kind {
-	case otherKey:
+	case OtherKey:
 		c.log.ErrorContext(ctx, "node ignored, its credentials are sealed with another key: make credentials.passphrase and seal.key the same on all nodes", who)
 		return
-	case sameID:
+	case SameID:
 		c.log.ErrorContext(ctx, "node ignored, it has this node's id: the file node-id was copied; remove it on one of them and restart that", who)
 		return
 	}

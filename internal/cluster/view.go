@@ -33,14 +33,20 @@ const (
 	died      = "died"
 	left      = "left"
 	turned    = "turned" // willing or not, draining or not
-	otherKey  = "other_key"
-	sameID    = "same_id"
+)
+
+// Why a process that is heard is no member.
+const (
+	OtherKey = "other_key" // its credentials are sealed with another key
+	SameID   = "same_id"   // it says that it is this node
 )
 
 // peer is another node, by its last heartbeat.
 type peer struct {
 	beat
 	heard time.Time
+	// why is the kind of news that a stranger was.
+	why string
 	// replaced is the process that this one has taken the place of, and that no longer counts.
 	replaced string
 }
@@ -65,9 +71,9 @@ func (v *view) hear(now time.Time, b beat) []news {
 	case b.Process == v.self.Process:
 		return nil // our own echo
 	case b.Key != v.self.Key:
-		return v.strange(now, b, otherKey)
+		return v.strange(now, b, OtherKey)
 	case b.ID == v.self.ID:
-		return v.strange(now, b, sameID)
+		return v.strange(now, b, SameID)
 	}
 	p := v.peers[b.ID]
 	switch {
@@ -117,7 +123,7 @@ func (v *view) strange(now time.Time, b beat, why string) []news {
 	if len(v.strangers) >= maxPeers {
 		return nil
 	}
-	v.strangers[b.Process] = &peer{beat: b, heard: now}
+	v.strangers[b.Process] = &peer{beat: b, heard: now, why: why}
 	return []news{{why, b}}
 }
 
@@ -196,10 +202,26 @@ func (v *view) members(now time.Time) []Member {
 		}
 		all = append(all, m)
 	}
-	slices.SortFunc(all, func(a, b Member) int {
-		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID))
-	})
+	sortMembers(all)
 	return all
+}
+
+// ignored lists who is there and does not count, by name.
+func (v *view) ignored(now time.Time) []Member {
+	var all []Member
+	for _, p := range v.strangers {
+		m := p.member()
+		m.Silent, m.Ignored = now.Sub(p.heard), p.why
+		all = append(all, m)
+	}
+	sortMembers(all)
+	return all
+}
+
+func sortMembers(all []Member) {
+	slices.SortFunc(all, func(a, b Member) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID), cmp.Compare(a.Process, b.Process))
+	})
 }
 
 // snapshot is what Owner looks at. It is never changed.

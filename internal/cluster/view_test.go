@@ -150,9 +150,9 @@ func TestViewIgnoresStrangers(t *testing.T) {
 	s := look(t)
 	foreign, twin := other("a"), other("self")
 	foreign.Key = "other"
-	s.want("other key", s.hears(foreign), otherKey)
+	s.want("other key", s.hears(foreign), OtherKey)
 	s.want("once", s.hears(foreign), "")
-	s.want("same id", s.hears(twin), sameID)
+	s.want("same id", s.hears(twin), SameID)
 	s.want("owners", s.owners(), "self")
 	if n := len(s.strangers); n != 2 || len(s.members(s.now)) != 1 {
 		t.Errorf("%d strangers, %d members", n, len(s.members(s.now)))
@@ -161,7 +161,7 @@ func TestViewIgnoresStrangers(t *testing.T) {
 	if len(s.strangers) != 0 {
 		t.Error("a silent stranger stays")
 	}
-	s.want("it is told anew", s.hears(foreign), otherKey)
+	s.want("it is told anew", s.hears(foreign), OtherKey)
 	for i := range 2 * maxPeers {
 		b := other(strings.Repeat("x", i+1))
 		s.hears(b)

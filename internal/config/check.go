@@ -18,6 +18,7 @@ func (c *Config) Check() Problems {
 	k := checker{c: c}
 	walk("", reflect.ValueOf(c).Elem(), k.bounds)
 	k.stateDir()
+	k.nodeName()
 	if !installationID.MatchString(c.InstallationID) {
 		k.add("installation_id", "it must have 1 to 64 letters, digits and . - _")
 	}
@@ -108,25 +109,6 @@ func (k *checker) database() {
 		}
 	default:
 		k.add("database.url", "it must begin with postgres:// or sqlite:")
-	}
-}
-
-func (k *checker) bus() {
-	raw := k.c.Bus.URL.Reveal()
-	if raw == "" {
-		return
-	}
-	for one := range strings.SplitSeq(raw, ",") {
-		one = strings.TrimSpace(one)
-		if !strings.HasPrefix(one, "nats://") && !strings.HasPrefix(one, "tls://") {
-			k.add("bus.url", "it must begin with nats:// or tls://, and so must each further server after a comma")
-			return
-		}
-		// The error of url.Parse would show the password.
-		if u, err := url.Parse(one); err != nil || u.Hostname() == "" || u.Path != "" || u.RawQuery != "" || u.Fragment != "" {
-			k.add("bus.url", "the form is nats://user:password@host:4222, with special characters of the password percent-encoded")
-			return
-		}
 	}
 }
 

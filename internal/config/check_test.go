@@ -8,9 +8,10 @@ import (
 // TestCheck is the golden table of what is said about values that are understood, but wrong.
 func TestCheck(t *testing.T) {
 	const (
-		app = "transports:\n  apns:\n    enabled: true\n    apps:\n    - topic: com.example.mail\n      "
-		fcm = "transports:\n  fcm:\n    enabled: true\n    apps:\n    - service_account: x\n      "
-		key = "key: x\n      key_id: ABC123DEFG\n      team_id: DEF123GHIJ\n      "
+		app  = "transports:\n  apns:\n    enabled: true\n    apps:\n    - topic: com.example.mail\n      "
+		fcm  = "transports:\n  fcm:\n    enabled: true\n    apps:\n    - service_account: x\n      "
+		mesh = "database:\n  url: postgres://h/n\nbus:\n  listen: ':8010'\n  certificate_file: c\n  key: canary\n  ca_file: c\n"
+		key  = "key: x\n      key_id: ABC123DEFG\n      team_id: DEF123GHIJ\n      "
 	)
 	for _, tc := range []struct{ name, text, want string }{
 		{"word", "log: {level: loud}", `posthorn.yml:1: log.level: "loud" is not one of debug, info, warn, error`},
@@ -42,6 +43,21 @@ func TestCheck(t *testing.T) {
 		{"bus URL", "bus: {url: 'nats://u:canary%@h'}", `posthorn.yml:1: bus.url: the form is nats://user:password@host:4222, with special characters of the password percent-encoded`},
 		{"bus path", "bus: {url: 'nats://u:canary@h/path'}", `posthorn.yml:1: bus.url: the form is nats://user:password@host:4222, with special characters of the password percent-encoded`},
 		{"bus host", "bus: {url: 'nats://'}", `posthorn.yml:1: bus.url: the form is nats://user:password@host:4222, with special characters of the password percent-encoded`},
+		{"mesh", mesh + "  routes: ['node1.example:8010', '[2001:db8::1]:8010']\n  advertise: 'n:1'\n", ``},
+		{"mesh and NATS", mesh + "  url: 'nats://n'\n", `posthorn.yml:4: bus.listen: not together with bus.url: nodes meet either at a NATS server or in a mesh of their own`},
+		{"mesh on SQLite", strings.Replace(mesh, "postgres://h/n", "sqlite:x", 1), `posthorn.yml:4: bus.listen: nodes share a PostgreSQL: set database.url`},
+		{"mesh without keys", "database: {url: 'postgres://h/n'}\nbus: {listen: ':8010'}", `posthorn.yml:2: bus.certificate_file: it is needed with bus.listen, because nodes prove to each other who they are
+posthorn.yml:2: bus.key: it is needed with bus.listen, because nodes prove to each other who they are
+posthorn.yml:2: bus.ca_file: it is needed with bus.listen, because nodes prove to each other who they are`},
+		{"mesh without listen", "bus: {routes: ['n:1'], key: canary}", `posthorn.yml:1: bus.key: it is for a mesh of nodes, which needs bus.listen as well
+posthorn.yml:1: bus.routes: it is for a mesh of nodes, which needs bus.listen as well`},
+		{"mesh address", strings.Replace(mesh, "':8010'", "8010", 1), `posthorn.yml:4: bus.listen: "8010" is not an address and a port, such as 127.0.0.1:8008 or [::1]:8008`},
+		{"mesh route", mesh + "  routes: ['n:8010', 'nats-route://n:1', 'n:0', ':1', n]\n", `posthorn.yml:8: bus.routes[1]: "nats-route://n:1" is not host:port
+posthorn.yml:8: bus.routes[2]: "n:0" is not host:port
+posthorn.yml:8: bus.routes[3]: ":1" is not host:port
+posthorn.yml:8: bus.routes[4]: "n" is not host:port`},
+		{"mesh advertise", mesh + "  advertise: node1\n", `posthorn.yml:8: bus.advertise: "node1" is not host:port`},
+		{"node name", "node_name: \"a\\nb\"", `posthorn.yml:1: node_name: at most 200 printable characters`},
 
 		{"listen", "public: {listen: 8008}", `posthorn.yml:1: public.listen: "8008" is not an address and a port, such as 127.0.0.1:8008 or [::1]:8008`},
 		{"port", "public: {listen: '127.0.0.1:http'}", `posthorn.yml:1: public.listen: "http" is not a port: a number from 1 to 65535, or 0 for any that is free`},

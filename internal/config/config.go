@@ -36,6 +36,12 @@ type Config struct {
 	// Example: /var/lib/posthorn
 	StateDir string `yaml:"state_dir" is:"path"`
 
+	// What this node is called in listings of the cluster. It need not be unique: node-id in state_dir is.
+	//
+	// Default: the host name.
+	// Example: node1
+	NodeName string `yaml:"node_name"`
+
 	// What tells this installation's registrations from those of another one that has the same users at the
 	// same Dovecot, such as a test system: 1 to 64 letters, digits and . - _. When set, each registration that
 	// Posthorn writes bears it ("by="), and one that bears another is left alone. All nodes of a cluster have the
@@ -116,14 +122,59 @@ type Database struct {
 type Bus struct {
 	// The NATS server, version 2.9 or later: nats://user:password@host:4222, or tls:// to insist on TLS with
 	// a certificate that the system trusts. Several servers of one NATS cluster are separated by commas.
-	// Empty: inside this process. While the server cannot be reached, Posthorn works on and keeps
-	// trying.
+	// Empty: inside this process, alone or, with bus.listen, meshed with the other nodes'. While the server
+	// cannot be reached, Posthorn works on and keeps trying.
 	//
 	// Default: inside this process.
 	// Danger: whoever can use the same NATS account reads what the nodes tell each other, and can pretend to be one. Give Posthorn an account of its own; it needs the subjects posthorn.> only. With nats:// the password travels in clear, unless the server asks for TLS.
 	// Example: /etc/posthorn/bus-url
 	URL Secret `yaml:"url"`
+
+	// The address and port at which other nodes reach this one, if they shall do without a NATS server of yours.
+	// The nodes then connect to each other by TLS, each showing the certificate below. Not together with bus.url.
+	// Empty: this node is alone.
+	//
+	// Example: 0.0.0.0:8010
+	Listen string `yaml:"listen"`
+
+	// What this node tells others to reach it by, instead of the address that they see it come from: host:port.
+	// Needed where addresses are translated on the way, as between containers.
+	//
+	// Example: node1.example.com:8010
+	Advertise string `yaml:"advertise"`
+
+	// The addresses of the other nodes, host:port. This node's own may be among them, so that the list is the
+	// same on all. Name them all: a node that only others told of is not looked for any more two minutes after
+	// it was lost.
+	//
+	// Example: ["node1.example.com:8010", "node2.example.com:8010"]
+	Routes []string `yaml:"routes"`
+
+	// This node's certificate (PEM), followed by those between it and the authority, if there are any. It must
+	// be for the DNS name node.posthorn, whatever the node's host is called, and for use by servers and clients.
+	// "posthorn bus certificates" makes such ones. A new one needs a restart of this node.
+	//
+	// Example: /etc/posthorn/bus/node1.pem
+	CertificateFile string `yaml:"certificate_file" is:"path"`
+
+	// The private key (PEM) that belongs to it.
+	//
+	// Default: none; bus.listen needs one.
+	// Danger: whoever has it can be a node: read what nodes tell each other, and say anything.
+	// Example: /etc/posthorn/bus/node1.key
+	Key Secret `yaml:"key"`
+
+	// The certificate authority (PEM) that signs the certificates of all nodes. Several are allowed, while one
+	// is replaced by another.
+	//
+	// Danger: whoever has a certificate of it for node.posthorn is a node. Use an authority of the cluster's own.
+	// Example: /etc/posthorn/bus/ca.pem
+	CAFile string `yaml:"ca_file" is:"path"`
 }
+
+// BusCertificateName is the DNS name that the certificate of every node bears: nodes may be reached by any
+// address, and a certificate that the same authority made for something else makes no node.
+const BusCertificateName = "node.posthorn"
 
 // Public is the section public.
 type Public struct {

@@ -1,13 +1,11 @@
 package server
 
 import (
-	"context"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/posthorn-mail/posthorn/internal/account"
-	"github.com/posthorn-mail/posthorn/internal/cluster"
 	"github.com/posthorn-mail/posthorn/internal/dispatch"
 	"github.com/posthorn-mail/posthorn/internal/listen"
 	"github.com/posthorn-mail/posthorn/internal/listen/dovecot"
@@ -16,17 +14,11 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/tenant"
 )
 
-// buildListen joins the cluster and makes what keeps listeners.
-func (s *Server) buildListen(ctx context.Context, tenants *tenant.Store, accounts *account.Service, subs *subscription.Store,
+// buildListen makes what keeps listeners.
+func (s *Server) buildListen(tenants *tenant.Store, accounts *account.Service, subs *subscription.Store,
 	dispatcher *dispatch.Dispatcher, reg prometheus.Registerer,
 ) (err error) {
 	c, now := s.cfg.Listen, time.Now
-	s.cluster, err = cluster.Join(ctx, cluster.Config{
-		Bus: s.bus, ID: s.state.node, Willing: c.AllowPermanentPush, Log: s.log, Metrics: reg, Now: now,
-	})
-	if err != nil {
-		return err
-	}
 	s.idle = &idle.Source{Accounts: accounts, Dispatcher: dispatcher, Log: s.log, Metrics: reg, Now: now}
 	s.listen, err = listen.New(listen.Config{
 		Subscriptions: subs, Tenants: tenants, Accounts: accounts, Dispatcher: dispatcher, Cluster: s.cluster, Bus: s.bus,

@@ -48,6 +48,8 @@ type Options struct {
 	Log *slog.Logger
 	// LoadConfig reads the configuration again, for Reload; nil: it cannot be.
 	LoadConfig func() (*config.Config, error)
+	// Version is shown to the other nodes of a cluster.
+	Version string
 	// TraceQuery sees every database query, for tests of the queries themselves.
 	TraceQuery func(query string)
 	// Lease is how long a server on the same database goes without a sign of life before this one sends what it
@@ -63,10 +65,11 @@ type Server struct {
 	state      *state
 	db         *db.DB
 	bus        *bus.Bus
+	cluster    *cluster.Cluster
+	version    string
 	memory     *bus.Memory // nil unless credentials are kept in it
 	transports *transports
 	push       *push.Service
-	cluster    *cluster.Cluster
 	idle       *idle.Source
 	listen     *listen.Service
 	mailNotify *mailnotify.Source // nil when it is not enabled
@@ -87,7 +90,7 @@ const stopTimeout = 5 * time.Second
 
 // New opens the state directory, the database and the listeners. Run or Close must follow.
 func New(ctx context.Context, cfg *config.Config, opts Options) (s *Server, err error) {
-	s = &Server{cfg: cfg, log: opts.Log, lease: cmp.Or(opts.Lease, 10*time.Second), loadConfig: opts.LoadConfig}
+	s = &Server{cfg: cfg, log: opts.Log, lease: cmp.Or(opts.Lease, 10*time.Second), loadConfig: opts.LoadConfig, version: opts.Version}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -107,12 +110,23 @@ func New(ctx context.Context, cfg *config.Config, opts Options) (s *Server, err 
 	if s.transports, found = buildTransports(cfg, s.state.vapidKey, time.Now); len(found.problems) > 0 {
 		return s, found.problems
 	}
+	found = findings{}
+	mesh := openMesh(cfg, time.Now, &found)
+	if len(found.problems) > 0 {
+		return s, found.problems
+	}
+	for _, p := range append(found.expired, found.soon...) {
+		s.log.WarnContext(ctx, "bus certificate", slog.String("problem", p.String()))
+	}
 	if s.db, err = db.Open(ctx, cfg.DatabaseURL().Reveal(), db.Options{Trace: opts.TraceQuery}); err != nil {
 		return s, err
 	}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	if s.bus, err = bus.Open(ctx, bus.Options{URL: cfg.Bus.URL.Reveal(), Log: s.log, Metrics: reg}); err != nil {
+	s.bus, err = bus.Open(ctx, bus.Options{URL: cfg.Bus.URL.Reveal(), Mesh: mesh, Log: s.log, Metrics: reg})
+	if errors.Is(err, bus.ErrListen) {
+		return s, config.Problems{cfg.Problem("bus.listen", "%v", err)}
+	} else if err != nil {
 		return s, err
 	}
 	if err := s.build(ctx, reg); err != nil {
@@ -147,6 +161,9 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 		Open:      s.state.notifyPassword == "",
 	}, now)
 	if err != nil {
+		return err
+	}
+	if err := s.join(ctx, reg); err != nil {
 		return err
 	}
 	if err := tenants.Join(ctx, s.bus, s.log); err != nil { // ends with the bus
@@ -187,7 +204,7 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 	}
 	dispatcher := dispatch.New(s.db, subs, s.push, now)
 	s.push.CountWith(dispatcher.Unseen)
-	if err := s.buildListen(ctx, tenants, accounts, subs, dispatcher, reg); err != nil {
+	if err := s.buildListen(tenants, accounts, subs, dispatcher, reg); err != nil {
 		return err
 	}
 	if _, err = subs.Join(ctx, s.bus, s.log); err != nil { // ends with the bus
@@ -275,22 +292,35 @@ func (s *Server) Files() map[string]string {
 	return files
 }
 
-// Run serves until ctx ends. Then it takes no new request, lets those under way finish, waits for
-// notifications in flight, and closes everything.
+// Run serves until ctx ends. Then it owns no listener any more, takes no new request, lets those under way
+// finish, waits for notifications in flight, leaves the cluster, and closes everything.
 func (s *Server) Run(ctx context.Context) error {
 	// Workers end after the faces, because a request under way may still hand them work.
 	working, stopWorking := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWorking()
 	workers, working := errgroup.WithContext(working)
 	workers.Go(func() error { return s.push.Run(working) })
-	workers.Go(func() error { return s.cluster.Run(working) })
 	workers.Go(func() error { return s.idle.Run(working) })
 	workers.Go(func() error { return s.listen.Run(working) })
 	if s.mailNotify != nil {
 		workers.Go(func() error { return s.mailNotify.Run(working) })
 	}
 
+	// The node leaves the cluster last: while its listeners are handed over, it is there and drains.
+	member, leave := context.WithCancel(context.WithoutCancel(ctx))
+	defer leave()
+	var membership errgroup.Group
+	membership.Go(func() error { return s.cluster.Run(member) })
+
 	faces, serving := errgroup.WithContext(ctx)
+	faces.Go(func() error {
+		select {
+		case <-serving.Done():
+		case <-working.Done():
+		}
+		s.cluster.Drain() //nolint:contextcheck // a switch, with nothing to end
+		return nil
+	})
 	for _, f := range []face{s.public, s.internal, s.admin} {
 		faces.Go(func() error {
 			if err := f.server.Serve(f.listener); !errors.Is(err, http.ErrServerClosed) {
@@ -313,7 +343,9 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	err := faces.Wait()
 	stopWorking()
-	return errors.Join(err, workers.Wait(), s.Close(context.WithoutCancel(ctx)))
+	err = errors.Join(err, workers.Wait())
+	leave()
+	return errors.Join(err, membership.Wait(), s.Close(context.WithoutCancel(ctx)))
 }
 
 // Close closes what New opened, within stopTimeout. Run does it too.
@@ -331,6 +363,9 @@ func (s *Server) Close(ctx context.Context) error {
 	}
 	if s.transports != nil {
 		s.transports.close()
+	}
+	if s.cluster != nil {
+		s.cluster.Leave(ctx)
 	}
 	if s.memory != nil {
 		s.memory.Close()

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/posthorn-mail/posthorn/internal/api"
+	"github.com/posthorn-mail/posthorn/internal/notify"
+	"github.com/posthorn-mail/posthorn/internal/onboard"
 	"github.com/posthorn-mail/posthorn/internal/testpeer"
 )
 
@@ -87,6 +89,14 @@ func (w *world) doctor(in api.Doctor) (server, host map[string]api.DoctorCheck) 
 		}
 	}
 	return all[0], all[1]
+}
+
+// TestNotifyPath: two packages that may not know each other name the same endpoint.
+func TestNotifyPath(t *testing.T) {
+	t.Parallel()
+	if onboard.NotifyPath != notify.Path {
+		t.Errorf("the doctor calls %s, and %s is served", onboard.NotifyPath, notify.Path)
+	}
 }
 
 // TestDoctor examines a whole installation: the server, a real Dovecot, and the way that its notifications take.

@@ -332,6 +332,41 @@ func TestSecretsAreSealed(t *testing.T) {
 	}
 }
 
+// TestReseal: after a rotation the old key is needed no more, and what cannot be opened is told and left alone.
+func TestReseal(t *testing.T) {
+	t.Parallel()
+	testpeer.EachDatabase(t, func(t *testing.T, url string) {
+		ctx := t.Context()
+		first, second := keyFile(t), keyFile(t)
+		old := openStore(t, url, first, installation)
+		for _, name := range []string{"a", "b"} {
+			addHost(t, old, tenant.MailHost{Name: name, NotifyLogin: name, DoveadmURL: "https://d", DoveadmKey: canary}, password)
+		}
+		addHost(t, old, tenant.MailHost{Name: "none"}, "")
+		lost := openStore(t, url, keyFile(t), installation) // with a key that is in no ring later
+		addHost(t, lost, tenant.MailHost{Name: "lost", DoveadmURL: "https://d", DoveadmKey: canary}, "")
+		both := openStore(t, url, second+first, installation)
+		if n, err := both.Reseal(ctx); n != 2 || !errors.Is(err, seal.ErrOpen) || !strings.Contains(err.Error(), `"lost"`) {
+			t.Errorf("%d, %v", n, err)
+		}
+		if err := both.RemoveMailHost(ctx, "lost"); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := both.Reseal(ctx); n != 0 || err != nil {
+			t.Errorf("again: %d, %v", n, err)
+		}
+		now := openStore(t, url, second, installation)
+		for _, name := range []string{"a", "b"} {
+			if h, err := now.MailHost(ctx, name); err != nil || h.DoveadmKey != canary {
+				t.Errorf("%s: %v", name, err)
+			}
+			if _, err := now.Speaker(ctx, name, password); err != nil {
+				t.Errorf("the notify password of %s is lost: %v", name, err)
+			}
+		}
+	})
+}
+
 // TestMailHostFromMemory: the hot path asks the database once for each host, not once for each user.
 func TestMailHostFromMemory(t *testing.T) {
 	t.Parallel()

@@ -1,7 +1,10 @@
 package tenant
 
 import (
+	"context"
+	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -72,6 +75,37 @@ func (s *Store) openSecrets(row *hostRow) error {
 	row.MasterPassword, row.DoveadmKey = Secret(plain.MasterPassword), Secret(plain.DoveadmKey)
 	row.OAuthClientSecret = Secret(plain.OAuthClientSecret)
 	return nil
+}
+
+// Reseal seals the secrets of all mail hosts anew with the first key of the ring, and returns how many were sealed
+// with another. One that no key of the ring opens is an error; it stays as it is.
+func (s *Store) Reseal(ctx context.Context) (n int, err error) {
+	rows, err := s.db.Query(ctx, sqlMailHosts)
+	if err != nil {
+		return 0, err
+	}
+	all, err := scanAll(rows, func(rows *sql.Rows, row *hostRow) error { return scanHost(rows.Scan, row) })
+	if err != nil {
+		return 0, err
+	}
+	var failed error
+	for _, row := range all {
+		if row.sealed == "" {
+			continue
+		}
+		_, old, err := s.keys.Reseal(secretsOwner(row.Name), row.sealed)
+		if err == nil && old { // a change that changes nothing seals anew
+			_, err = s.ChangeMailHost(ctx, row.Name, func(*MailHost) (string, error) { return "", nil })
+		}
+		switch {
+		case errors.Is(err, ErrNotFound): // removed meanwhile
+		case err != nil:
+			failed = errors.Join(failed, fmt.Errorf("seal secrets of mail host %q anew: %w", row.Name, err))
+		case old:
+			n++
+		}
+	}
+	return n, failed
 }
 
 // dropSecrets forgets the secrets whose use a change took away.
