@@ -58,6 +58,7 @@ func newDoctor(t *testing.T, hosts ...tenant.MailHost) *Doctor {
 	}
 	return &Doctor{
 		Tenants: tenants, Node: "test", Ping: d.Ping, Now: time.Now,
+		Bus: func() error { return nil }, Nodes: func() []Node { return []Node{{Name: "test", Owns: true}} },
 		Listeners: func(context.Context) (map[string]int, error) { return map[string]int{"registered": 3}, nil },
 		Told:      func(context.Context, tenant.UserID) (uint32, bool, error) { return 0, false, nil },
 		Devices:   func(context.Context, tenant.UserID) (int, error) { return 0, nil },

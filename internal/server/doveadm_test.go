@@ -11,17 +11,41 @@ import (
 // TestWithoutPasswords: no user's password is kept anywhere, and a restart is told nothing: what Dovecot lost is
 // registered again, and what came meanwhile is told once, as state.
 func TestWithoutPasswords(t *testing.T) {
-	t.Parallel()
-	const alice, password, key = "alice@rig.test", "secret", "the key of doveadm"
+	const key = "the key of doveadm"
+	for name, c := range map[string]struct {
+		dovecot testpeer.DovecotConfig
+		host    func(*testpeer.Dovecot) api.MailHost
+	}{
+		"doveadm": {
+			testpeer.DovecotConfig{NoMetadata: true, DoveadmKey: `"` + key + `"`},
+			func(d *testpeer.Dovecot) api.MailHost { return api.MailHost{DoveadmURL: d.DoveadmURL, DoveadmKey: key} },
+		},
+		"master user": {
+			testpeer.DovecotConfig{Master: "posthorn", MasterPassword: "master"},
+			func(*testpeer.Dovecot) api.MailHost {
+				return api.MailHost{PasswordSource: "global", MasterLogin: "posthorn", MasterPassword: "master"}
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			withoutPasswords(t, c.dovecot, c.host)
+		})
+	}
+}
+
+func withoutPasswords(t *testing.T, conf testpeer.DovecotConfig, host func(*testpeer.Dovecot) api.MailHost) {
+	const alice, password = "alice@rig.test", "secret"
 	w := newWorld(t, sqliteURL(t), "metadata")
 	w.configure("credentials: {store: database}", "credentials: {store: none}")
 	w.configure("push: {", "push: {coalesce: 0s, coalesce_max: 0s, badge_delay: 0s, ")
 	w.start()
 	w.configure(`internal: {listen: "127.0.0.1:0"`, fmt.Sprintf("internal: {listen: %q", w.internal[len("http://"):])) // for the restarts
-	d := testpeer.StartDovecot(t, testpeer.DovecotConfig{
-		Users: map[string]string{alice: password}, NotifyURL: w.notifyURL(), UserFromMetadata: true, NoMetadata: true, DoveadmKey: `"` + key + `"`,
-	})
-	w.provision(d, api.MailHost{KeyedAlias: true, DoveadmURL: d.DoveadmURL, DoveadmKey: key}, alice)
+	conf.Users, conf.NotifyURL, conf.UserFromMetadata = map[string]string{alice: password}, w.notifyURL(), true
+	d := testpeer.StartDovecot(t, conf)
+	h := host(d)
+	h.KeyedAlias = true
+	w.provision(d, h, alice)
 	p := w.apnsPhone()
 	w.subscribe(w.signIn(alice, password, "phone"), p.transport, p.token, "registered")
 	registered := w.alias(d, alice)

@@ -217,6 +217,7 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 	if err != nil {
 		return err
 	}
+	notifier.Lost = s.listen.Missed
 	a := &api.API{
 		Tenants: tenants, Accounts: accounts, Subscriptions: subs, Push: s.push, Listen: s.listen, Cluster: s.cluster,
 		LastEvents: dispatcher.LastEvents, Log: s.log, Now: now, TrustedProxies: cfg.Public.TrustedProxies,

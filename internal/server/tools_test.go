@@ -2,6 +2,8 @@ package server_test
 
 import (
 	"fmt"
+	"net"
+	"net/netip"
 	"net/url"
 	"slices"
 	"testing"
@@ -116,6 +118,7 @@ func TestDoctor(t *testing.T) {
 
 	server, host := w.doctor(api.Doctor{User: "1@1"})
 	want(server, "database", "ok")
+	want(server, "bus", "ok")
 	want(server, "listeners", "skipped")
 	want(server, "open_files", "ok")
 	want(server, "credential", "ok")
@@ -175,4 +178,41 @@ func TestDoctor(t *testing.T) {
 	d.SetMetadata(t, alice, "user=9@9")
 	_, host = w.doctor(api.Doctor{User: "1@1"})
 	want(host, "registration", "warning")
+}
+
+// TestMailNotify: a mail server that only sends datagrams, as a Cyrus does, and a phone that shows the mail.
+func TestMailNotify(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, sqliteURL(t), "login")
+	free, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	must(t, err)
+	addr := free.LocalAddr().String()
+	must(t, free.Close())
+	w.edit("push: {", fmt.Sprintf("mailnotify: {enabled: true, listen: %q, domains: [rig.test], delay: 100ms}\npush: {", addr))
+	w.start()
+	const alice = "alice@rig.test"
+	d := testpeer.StartDovecot(t, testpeer.DovecotConfig{Users: map[string]string{alice: secret}, NoMetadata: true})
+	w.provision(d, api.MailHost{Source: "mailnotify"}, alice)
+	token := w.signIn(alice, secret, "a")
+	p := w.apnsPhone()
+	w.subscribe(token, p.transport, p.token, "registered")
+
+	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.MustParseAddrPort(addr)))
+	must(t, err)
+	defer c.Close()
+	for _, subject := range []string{"first", "second"} {
+		d.DeliverLMTP(t, []string{alice}, mail(subject, "x"))
+		for _, datagram := range []string{"", "log", "log\x00MAIL\x00\x00alice\x00INBOX\x000\x00text\x00"} {
+			_, err := c.Write([]byte(datagram))
+			must(t, err)
+		}
+		if got := w.receive(p); got.Subject != subject {
+			t.Errorf("the phone shows %+v, want %s", got, subject)
+		}
+	}
+	var list api.List[api.PushUser]
+	must(t, w.admin.Do(t.Context(), "GET", "/admin/v1/push/users", nil, nil, &list))
+	if len(list.Items) != 1 || list.Items[0].Source != "mailnotify" || list.Items[0].LastEvent == "" || list.Items[0].Node == "" {
+		t.Errorf("%+v", list.Items)
+	}
 }

@@ -43,6 +43,8 @@ type world struct {
 	fcm     *fake.FCM
 	webpush *fake.WebPush
 
+	validity string // of the INBOX that notify tells of; "" is one that no server has
+
 	trace  func(string)
 	lease  time.Duration
 	server *server.Server // that start made
