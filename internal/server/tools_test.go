@@ -129,7 +129,6 @@ func TestDoctor(t *testing.T) {
 	_, host = w.doctor(api.Doctor{User: "1@1"})
 	want(host, "sign_in", "ok")
 	want(host, "metadata_write", "ok")
-	want(host, "registration", "skipped")
 	p := w.apnsPhone()
 	w.subscribe(token, p.transport, p.token, "registered")
 	server, host = w.doctor(api.Doctor{User: "1@1", NotifyURL: w.notifyURL()})
@@ -180,6 +179,26 @@ func TestDoctor(t *testing.T) {
 	want(host, "registration", "warning")
 }
 
+// TestDoctorByMaster signs in as a user who never did, by the mail host's master user.
+func TestDoctorByMaster(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, sqliteURL(t), "login")
+	w.start()
+	const alice = "alice@rig.test"
+	d := testpeer.StartDovecot(t, testpeer.DovecotConfig{Users: map[string]string{alice: secret}, Master: "posthorn", MasterPassword: "master-secret"})
+	w.provision(d, api.MailHost{PasswordSource: "global", MasterLogin: "posthorn", MasterPassword: "master-secret"}, alice)
+	_, host := w.doctor(api.Doctor{User: "1@1"})
+	for _, name := range []string{"sign_in", "METADATA", "metadata_write"} {
+		if c := host[name]; c.State != "ok" {
+			t.Errorf("%s is %s: %s → %s", name, c.State, c.Detail, c.Do)
+		}
+	}
+	must(t, w.admin.Do(t.Context(), "DELETE", "/admin/v1/users/1@1", nil, nil, nil))
+	if err := w.admin.Do(t.Context(), "POST", "/admin/v1/doctor", nil, api.Doctor{User: "1@1"}, nil); err == nil {
+		t.Error("a user who is not there was examined")
+	}
+}
+
 // TestMailNotify: a mail server that only sends datagrams, as a Cyrus does, and a phone that shows the mail.
 func TestMailNotify(t *testing.T) {
 	t.Parallel()
@@ -199,7 +218,7 @@ func TestMailNotify(t *testing.T) {
 
 	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.MustParseAddrPort(addr)))
 	must(t, err)
-	defer c.Close()
+	defer c.Close() //nolint:errcheck // only sent from
 	for _, subject := range []string{"first", "second"} {
 		d.DeliverLMTP(t, []string{alice}, mail(subject, "x"))
 		for _, datagram := range []string{"", "log", "log\x00MAIL\x00\x00alice\x00INBOX\x000\x00text\x00"} {
