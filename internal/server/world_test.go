@@ -44,6 +44,7 @@ type world struct {
 	webpush *fake.WebPush
 
 	trace  func(string)
+	logged *bytes.Buffer // unless nil, what the server logs; to be read when it is stopped
 	lease  time.Duration
 	server *server.Server // that start made
 	stop   func()         // of the running server
@@ -121,7 +122,11 @@ func (w *world) start() {
 	if len(warnings) > 0 {
 		w.tb.Errorf("configuration warnings: %v", warnings)
 	}
-	log := slog.New(slog.NewTextHandler(w.tb.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	var output io.Writer = w.tb.Output()
+	if w.logged != nil {
+		output = io.MultiWriter(output, w.logged)
+	}
+	log := slog.New(slog.NewTextHandler(output, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	s, err := server.New(w.tb.Context(), cfg, server.Options{Log: log, TraceQuery: w.trace, Lease: w.lease, LoadConfig: func() (*config.Config, error) {
 		cfg, _, err := load()
 		return cfg, err
