@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
@@ -14,6 +15,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/posthorn-mail/posthorn/internal/config"
 )
 
 // fleet is several servers on one PostgreSQL, with a Dovecot whose users they listen to.
@@ -60,7 +63,7 @@ func (r *runner) newFleet(ctx context.Context, c fleetConfig) (_ *fleet, err err
 			err = errors.Join(err, f.close())
 		}
 	}()
-	id, err := newIdentity()
+	id, err := newIdentity(config.BusCertificateName)
 	if err != nil {
 		return nil, err
 	}
@@ -118,6 +121,7 @@ func (f *fleet) write(n *node, id identity, extra string) error {
 	}
 	files := map[string][]byte{
 		"apns.p8": id.tokenPEM, "ca.pem": id.caPEM, "password": []byte(notifyPassword),
+		"bus.key": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: id.leafKey}),
 		"posthorn.yml": fmt.Appendf(nil, `state_dir: state
 database: {url: %q}
 public: {listen: %q}
@@ -137,8 +141,15 @@ transports:
 	return nil
 }
 
-// routes is the configuration that meshes the nodes.
-func (f *fleet) routes(n *node) string { return "" }
+// routes is the configuration that meshes the nodes, all by one certificate.
+func (f *fleet) routes(n *node) string {
+	var all []string
+	for _, other := range f.nodes {
+		all = append(all, strconv.Quote(address(other.route)))
+	}
+	return fmt.Sprintf("bus: {listen: %q, routes: [%s], certificate_file: ca.pem, key_file: bus.key, ca_file: ca.pem}\n",
+		address(n.route), strings.Join(all, ", "))
+}
 
 // start starts nodes together and waits until they are ready.
 func (f *fleet) start(ctx context.Context, nodes ...*node) error {

@@ -89,7 +89,7 @@ const pageNotes = `
 - ` + "`reconnect.*`" + `: the mail server is killed, is away for 3 s and back. CPU of the server from then until every connection is in
   IDLE again, for each. The baseline is a process that dials and says the same bytes, as recorded at the fake, as many at a
   time and in a second, over crypto/tls as it comes and without sessions to resume; it looks at no answer. The fake counts
-  logins above 330 in a second as refused.
+  logins above 450 in a second as refused: half more than ` + "`listen.host_logins_per_second`" + `.
 - ` + "`spread.*`, `join.*`, `failover.*`" + `: three servers, and a fourth that joins, on one PostgreSQL, meshed by TLS routes. 1,000
   users are registered at a real Dovecot; 300 more are at a fake mail server with their passwords in the cluster's memory
   alone, by a sign-in. ` + "`join.lost` and `join.doubled`" + `: while the fourth joins a mail is delivered every 50 ms, to another user

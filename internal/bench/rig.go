@@ -262,13 +262,14 @@ func call(ctx context.Context, method, address string) ([]byte, error) {
 	return raw, err
 }
 
-// identity is what stands for Apple's side: a certificate for the fake and a team's key.
+// identity is what stands for Apple's side, and for the nodes of a fleet: a certificate and a team's key.
 type identity struct {
 	caPEM, leaf, leafKey []byte // the certificate is its own authority
 	tokenPEM, tokenKey   []byte
 }
 
-func newIdentity() (identity, error) {
+// newIdentity makes one whose certificate is for this machine, and for more names.
+func newIdentity(more ...string) (identity, error) {
 	key, err1 := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	token, err2 := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err := errors.Join(err1, err2); err != nil {
@@ -279,7 +280,7 @@ func newIdentity() (identity, error) {
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Posthorn bench provider"},
 		NotBefore: from, NotAfter: from.AddDate(0, 0, 30), IsCA: true, BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		DNSNames: append(more, "localhost"), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 	}
 	var id identity
 	var errs [4]error

@@ -9,9 +9,9 @@ const (
 
 	// loginsAtOnce is how many logins the server has under way at a time: listen.at_once.
 	loginsAtOnce = 64
-	// loginsRefusedAbove is how many logins in a second the fake mail server takes: listen's bound for a
-	// mail host, and what may come at once.
-	loginsRefusedAbove = 330
+	// loginsRefusedAbove is how many logins in a second the fake mail server takes: half more than
+	// listen.host_logins_per_second, as those begun in time may arrive together.
+	loginsRefusedAbove = 450
 	// stateListening is the state of a user whose mailbox a connection waits on.
 	stateListening = "listening"
 )

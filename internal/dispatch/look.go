@@ -57,7 +57,7 @@ func (s state) newest(name string) (f folder, ok bool) {
 func (f folder) position() event.Position {
 	p := event.Position{UIDValidity: f.Validity, UIDNext: f.High + 1, ModSeq: f.ModSeq, Unseen: f.Count - 1}
 	for i := range uint32(windowSize) {
-		if f.Seen&(1<<i) != 0 && f.High > i && len(p.Recent) < maxRecent {
+		if f.Told&(1<<i) != 0 && len(p.Recent) < maxRecent {
 			p.Recent = append(p.Recent, f.High-i)
 		}
 	}
@@ -152,20 +152,23 @@ func (s state) seen(l event.Look, ms int64) (next state, news []event.Event, cha
 		// Those that are not among the new ones were read before we looked: they are no news later either.
 		for high := max(last, 1) - 1; f.High < high; {
 			if high-f.High >= windowSize {
-				f.window = window{High: high, Seen: ^uint64(0)}
+				f.window, f.Told = window{High: high, Seen: ^uint64(0)}, 0
 				break
 			}
 			f.add(f.High + 1)
 		}
 		for _, ev := range news {
-			f.add(ev.UID)
+			f.tell(ev.UID, true)
+		}
+		for _, uid := range l.Gone {
+			f.tell(uid, false)
 		}
 	}
 	if l.Unseen >= 0 {
 		f.Count = l.Unseen + 1
 	}
 	f.ModSeq = max(f.ModSeq, l.ModSeq)
-	if at >= 0 && f == before && len(l.Gone) == 0 {
+	if at >= 0 && f == before {
 		return s, nil, false
 	}
 	return s.put(f, at, ms), news, true

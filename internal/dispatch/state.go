@@ -44,6 +44,8 @@ type folder struct {
 	Name     string `json:"f"`
 	Validity uint32 `json:"v"`
 	window
+	// Told has bit i set when devices were told of uid High-i, and it was not read or removed since.
+	Told uint64 `json:"w,omitempty"`
 	// Count is the unseen messages and one more; 0 is unknown.
 	Count int `json:"n,omitempty"`
 	// ModSeq is the HIGHESTMODSEQ that a source last saw, or 0.
@@ -73,18 +75,40 @@ func (s state) with(ev event.Event, ms int64) (next state, fresh, older bool) {
 		if !f.add(ev.UID) {
 			return s, false, false
 		}
+		f.tell(ev.UID, true)
 		older = older || ev.UID < f.High
 	case older:
 		return s, false, false
 	case ev.Kind != event.Counted:
 		for _, uid := range ev.UIDs {
 			f.add(uid) // if its arrival is told later still, it is no news
+			f.tell(uid, false)
 		}
 	}
 	if ev.Unseen >= 0 && !older {
 		f.Count = ev.Unseen + 1
 	}
 	return s.put(f, at, ms), true, older
+}
+
+// add marks uid as in window.add.
+func (f *folder) add(uid uint32) bool {
+	high := f.High
+	fresh := f.window.add(uid)
+	f.Told <<= f.High - high // a shift by 64 or more leaves 0
+	return fresh
+}
+
+// tell notes whether devices may show a message.
+func (f *folder) tell(uid uint32, told bool) {
+	if uid > f.High || f.High-uid >= windowSize {
+		return
+	}
+	if bit := uint64(1) << (f.High - uid); told {
+		f.Told |= bit
+	} else {
+		f.Told &^= bit
+	}
 }
 
 // put is the next state, with f in the place at, or added when that is negative.

@@ -1,12 +1,10 @@
 package imap
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"strconv"
@@ -19,6 +17,7 @@ import (
 type Client struct {
 	srv  *Server
 	raw  net.Conn      // as dialled; closing it stops whatever reads or writes, at once
+	gate gate          // before raw
 	turn chan struct{} // holds an element while a command runs
 
 	// Owned by whoever has the turn.
@@ -38,14 +37,18 @@ type Client struct {
 	idle idling
 }
 
-// readBuffer is what a connection reads ahead, in bytes. Thousands of connections wait with it in hand.
+// readBuffer is what a connection that is awake reads ahead, in bytes.
 const readBuffer = 1024
 
 // use has commands read from and write to conn. What was read ahead from the previous one is lost.
 func (c *Client) use(conn net.Conn) {
 	c.conn = conn
-	c.dec = decoder{r: bufio.NewReaderSize(conn, readBuffer)}
-	c.dec.begin()
+	if c.dec.r != nil { // it belongs to one connection at a time
+		c.dec.r.Reset(nil)
+		readers.Put(c.dec.r)
+	}
+	c.dec = decoder{}
+	_ = c.wake()
 }
 
 // open brings a new connection to where commands can be given.
@@ -90,7 +93,7 @@ func (c *Client) greeting() error {
 
 // encrypt puts TLS on the connection.
 func (c *Client) encrypt(ctx context.Context) error {
-	conn := tls.Client(c.raw, c.srv.tls)
+	conn := tls.Client(&c.gate, c.srv.tls)
 	// The end of the context closes the connection anyway (do): the handshake need not watch it too.
 	if err := conn.HandshakeContext(context.WithoutCancel(ctx)); err != nil {
 		return c.fail(fmt.Errorf("encrypt: %w", err))
@@ -234,40 +237,42 @@ func (c *Client) log(ctx context.Context, name string, r response, start time.Ti
 // await reads until the response tagged so, or until the server asks for more.
 func (c *Client) await(tag string, cmd command) (response, error) {
 	for {
-		r, err := c.dec.response()
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		if err != nil {
-			return response{}, c.fail(fmt.Errorf("read answer: %w", err))
-		}
-		r.conceal(cmd.secrets)
-		switch {
-		case r.tag == continuation:
-			return r, nil
-		case r.tag == tag:
-			if r.status == "OK" || r.status == "NO" || r.status == "BAD" {
-				c.noteCode(r)
-				return r, nil
-			}
-			return response{}, c.fail(fmt.Errorf("read answer: %w", errSyntax))
-		case r.tag != untagged:
-			return response{}, c.fail(fmt.Errorf("answer to a command not given: %w", errSyntax))
-		case r.status != "":
-			c.noteCode(r)
-			if cmd.note != nil {
-				cmd.note(r)
-			}
-			c.deliver(Notice{Status: r.status, Code: r.code, Args: r.codeArgs, Text: r.text})
-			if r.status == "BYE" && !cmd.bye {
-				return response{}, c.fail(r.err())
-			}
-		default:
-			if err := c.data(r, cmd); err != nil {
-				return response{}, err
-			}
+		if r, ended, err := c.awaitOne(tag, cmd); ended || err != nil {
+			return r, err
 		}
 	}
+}
+
+// awaitOne reads one response. ended means that it is one that await waits for.
+func (c *Client) awaitOne(tag string, cmd command) (r response, ended bool, err error) {
+	r, err = c.dec.response()
+	if err != nil {
+		return response{}, false, c.lost(err)
+	}
+	r.conceal(cmd.secrets)
+	switch {
+	case r.tag == continuation:
+		return r, true, nil
+	case r.tag == tag:
+		if r.status == "OK" || r.status == "NO" || r.status == "BAD" {
+			c.noteCode(r)
+			return r, true, nil
+		}
+		return response{}, false, c.fail(fmt.Errorf("read answer: %w", errSyntax))
+	case r.tag != untagged:
+		return response{}, false, c.fail(fmt.Errorf("answer to a command not given: %w", errSyntax))
+	case r.status == "":
+		return response{}, false, c.data(r, cmd)
+	}
+	c.noteCode(r)
+	if cmd.note != nil {
+		cmd.note(r)
+	}
+	c.deliver(Notice{Status: r.status, Code: r.code, Args: r.codeArgs, Text: r.text})
+	if r.status == "BYE" && !cmd.bye {
+		return response{}, false, c.fail(r.err())
+	}
+	return response{}, false, nil
 }
 
 // data reads what follows the head of an untagged response: what belongs to the command, and else what

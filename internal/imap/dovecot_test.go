@@ -284,7 +284,10 @@ func TestDovecotMailbox(t *testing.T) {
 	}
 	idle(func() { deliver("two") }, func(u imap.Update) bool { return u == imap.Exists(2) })
 	idle(func() { d.Doveadm(t, "flags", "add", "-u", user, `\Seen`, "mailbox", "INBOX", "uid", "1") },
-		func(u imap.Update) bool { m, ok := u.(imap.Message); return ok && m.UID == 1 && m.Is(`\Seen`) && m.ModSeq > 0 })
+		func(u imap.Update) bool {
+			m, ok := u.(imap.Message)
+			return ok && m.UID == 1 && m.Is(`\Seen`) && m.ModSeq > 0
+		})
 	idle(func() { d.Doveadm(t, "expunge", "-u", user, "mailbox", "INBOX", "uid", "1") },
 		func(u imap.Update) bool { v, ok := u.(imap.Vanished); return ok && v.UIDs.Contains(1) })
 

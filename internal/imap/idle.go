@@ -10,6 +10,8 @@ import (
 
 // idling is how far an Idle is.
 type idling struct {
+	tag string // of the command that is not answered; of whoever has the turn
+
 	mu     sync.Mutex
 	state  idleState     // guarded by mu
 	wanted bool          // an Interrupt came that no Idle has seen; guarded by mu
@@ -32,43 +34,95 @@ const (
 // The server may end a connection that idles for 30 minutes. Whoever holds one interrupts it in time, and idles again.
 func (c *Client) Idle() error {
 	c.turn <- struct{}{}
-	defer func() { <-c.turn }()
-	err := c.usable()
-	if err == nil {
-		err = c.idleOnce()
+	err := deep(c.beginIdle)
+	for err == nil && c.idle.tag != "" {
+		if err = c.park(); err == nil {
+			err = deep(c.readIdle)
+		} else {
+			err = c.lost(err)
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("imap: idle: %w", err)
-	}
-	return nil
+	return c.endIdle(err)
 }
 
-func (c *Client) idleOnce() error {
+// beginIdle gives the command, unless there is nothing to wait for.
+func (c *Client) beginIdle() error {
+	if err := c.usable(); err != nil {
+		return err
+	}
 	if !c.Has("IDLE") && !c.Has("IMAP4REV2") {
 		return fmt.Errorf("IDLE is %w", ErrUnsupported)
 	}
 	if c.idle.begin() {
 		return nil
 	}
-	defer c.endIdle()
-	tag := c.tag()
-	if _, err := io.WriteString(c.conn, tag+" IDLE\r\n"); err != nil {
+	c.idle.tag = c.tag()
+	if _, err := io.WriteString(c.conn, c.idle.tag+" IDLE\r\n"); err != nil {
 		return c.fail(fmt.Errorf("send: %w", err))
 	}
-	r, err := c.await(tag, command{})
-	if err == nil && r.tag == continuation {
+	r, err := c.await(c.idle.tag, command{})
+	switch {
+	case err != nil:
+		return err
+	case r.tag == continuation:
 		if err := c.idle.on(c); err != nil {
 			return err
 		}
-		if r, err = c.await(tag, command{}); err == nil && r.tag == continuation {
+		if c.dec.r.Buffered() > 0 {
+			return c.readIdle()
+		}
+		return nil
+	}
+	return c.idleEnds(r)
+}
+
+// readIdle reads what has come, and the rest of a response that has begun.
+func (c *Client) readIdle() error {
+	for c.dec.r.Buffered() > 0 {
+		r, ended, err := c.awaitOne(c.idle.tag, command{})
+		switch {
+		case err != nil:
+			return err
+		case ended && r.tag == continuation:
 			return c.fail(fmt.Errorf("server asks for more than there is: %w", errSyntax))
+		case ended:
+			return c.idleEnds(r)
 		}
 	}
-	if err != nil {
-		return err
-	}
+	return nil
+}
+
+// idleEnds takes the answer to IDLE.
+func (c *Client) idleEnds(r response) error {
+	c.idle.tag = ""
 	if r.status != "OK" {
 		return r.err()
+	}
+	return nil
+}
+
+// lost makes an error of the connection's end.
+func (c *Client) lost(err error) error {
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return c.fail(fmt.Errorf("read answer: %w", err))
+}
+
+// endIdle makes the connection fit for commands again, and gives the turn back.
+func (c *Client) endIdle(err error) error {
+	c.idle.mu.Lock()
+	if c.idle.state == idleDone {
+		_ = c.raw.SetReadDeadline(time.Time{}) // on a closed connection: it does not matter any more
+	}
+	if c.idle.state != idleNot {
+		c.idle.state, c.idle.wanted = idleNot, false
+	}
+	c.idle.mu.Unlock()
+	c.idle.tag = ""
+	<-c.turn
+	if err != nil {
+		return fmt.Errorf("imap: idle: %w", err)
 	}
 	return nil
 }
@@ -94,16 +148,6 @@ func (i *idling) on(c *Client) error {
 		return c.done()
 	}
 	return nil
-}
-
-// endIdle makes the connection fit for commands again.
-func (c *Client) endIdle() {
-	c.idle.mu.Lock()
-	defer c.idle.mu.Unlock()
-	if c.idle.state == idleDone {
-		_ = c.raw.SetReadDeadline(time.Time{}) // on a closed connection: it does not matter any more
-	}
-	c.idle.state, c.idle.wanted = idleNot, false
 }
 
 // Interrupt has the running Idle return soon, or the next one at once when none runs. It may be called from anywhere,

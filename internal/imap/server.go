@@ -49,8 +49,8 @@ func (s *Server) Dial(ctx context.Context) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("imap: connect to %s: %w", addr, err)
 	}
-	c := &Client{srv: s, raw: conn, turn: make(chan struct{}, 1)}
-	c.use(conn)
+	c := &Client{srv: s, raw: conn, gate: newGate(conn), turn: make(chan struct{}, 1)}
+	c.use(&c.gate)
 	if err := c.do(ctx, "connect to "+addr, func() error { return c.open(ctx) }); err != nil {
 		c.Close()
 		return nil, err

@@ -108,7 +108,7 @@ func (s *Service) canSignIn(ctx context.Context, u tenant.User) (bool, error) {
 	if h.DoveadmURL != "" && h.Source != tenant.SourceIdle {
 		return true, nil
 	}
-	return true, nil
+	return s.Accounts.CanDial(ctx, u)
 }
 
 // owner is the node that has a user's listener; "" is none. What is to be removed has an owner too.

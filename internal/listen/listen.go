@@ -97,6 +97,7 @@ type Service struct {
 	scans   uint64
 	dirty   map[tenant.UserID]*entry // with something that is not recorded
 	stopped bool
+	missed  bool // reports of mail servers were lost: everybody is to be looked at
 	// restUntil keeps everything back after the store failed: to ask mail servers what cannot be
 	// written down would be to ask them again at once.
 	restUntil time.Time
@@ -136,6 +137,18 @@ func (s *Service) Changed(users []tenant.UserID) {
 	}
 	s.mu.Unlock()
 	signal(s.wake)
+}
+
+// Missed tells that a mail server's report was lost here. When the store works again, everybody who is reported
+// on is looked at.
+func (s *Service) Missed() {
+	s.mu.Lock()
+	first := !s.missed
+	s.missed = true
+	s.mu.Unlock()
+	if first {
+		signal(s.rescan)
+	}
 }
 
 // Run reconciles until ctx ends. Then it hands its connections over to the other nodes, as far as they take
@@ -340,7 +353,8 @@ func (s *Service) scanLoop(ctx context.Context) {
 func (s *Service) scan(ctx context.Context) error {
 	s.mu.Lock()
 	s.scans++
-	this := s.scans
+	this, missed := s.scans, s.missed
+	s.missed = false
 	s.mu.Unlock()
 	began := s.Now()
 	err := s.Subscriptions.Listeners(ctx, func(l subscription.Listener) {
@@ -350,17 +364,21 @@ func (s *Service) scan(ctx context.Context) error {
 			s.entries[l.User].scan = this
 		}
 	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if err != nil {
+		s.missed = s.missed || missed
 		return fmt.Errorf("scan: %w", err)
 	}
-	s.mu.Lock()
 	for _, e := range s.entries {
+		if missed && e.State == subscription.Registered {
+			s.schedule(e, s.Now(), false)
+		}
 		// One whose row came while we read the others is not gone.
 		if e.scan != this && e.leaving.IsZero() && e.Active.Before(began) && !e.running {
 			s.forget(e)
 		}
 	}
-	s.mu.Unlock()
 	signal(s.wake)
 	return nil
 }

@@ -225,3 +225,25 @@ func TestStoreGone(t *testing.T) {
 		}
 	})
 }
+
+// TestMissed: after reports were lost, everybody who is reported on is looked at once, when the store works.
+func TestMissed(t *testing.T) {
+	onDovecot(t, func(t *testing.T, f *fixture, _ *testpeer.Dovecot) {
+		for n := 1; n <= 3; n++ {
+			f.subscribe(t, user(n), time.Time{})
+			if l := f.await(t, user(n)); l.State != subscription.Registered {
+				t.Fatalf("%+v", l)
+			}
+		}
+		next := func(n int) time.Time { return f.known(user(n)).NotBefore }
+		was := []time.Time{next(1), next(2), next(3)}
+		<-time.After(time.Second)
+		f.Missed()
+		<-time.After(time.Second)
+		for i, at := range was {
+			if now := next(i + 1); now.Equal(at) {
+				t.Errorf("%s was not looked at", user(i+1))
+			}
+		}
+	})
+}

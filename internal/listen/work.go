@@ -172,14 +172,11 @@ func (s *Service) unwritten(e *entry, now time.Time) {
 
 // work does what has to be done for one user. The error is the store's.
 func (s *Service) work(ctx context.Context, j job) (found, error) {
-	u, err := s.Tenants.User(ctx, j.User)
-	if errors.Is(err, tenant.ErrNotFound) {
-		return found{gone: true}, nil // removed this moment, and his listener with him
-	} else if err != nil {
-		return found{}, err
-	}
+	u := tenant.User{ID: j.User, Login: j.Login, MailHost: j.MailHost}
 	h, err := s.Tenants.MailHost(ctx, u.MailHost)
-	if err != nil {
+	if errors.Is(err, tenant.ErrNotFound) {
+		return found{gone: true}, nil // removed this moment, and his users before it
+	} else if err != nil {
 		return found{}, err
 	}
 	if !j.desired {
@@ -323,9 +320,6 @@ func (s *Service) registerByDoveadm(ctx context.Context, u tenant.User) (found, 
 // catchUp has what a look finds dispatched. In found is at most the mail server's error, the other is the store's.
 func (s *Service) catchUp(ctx context.Context, u tenant.User, look func() (event.Look, error)) (found, error) {
 	l, err := look()
-	if errors.Is(err, imap.ErrUnsupported) {
-		return found{}, nil
-	}
 	if err != nil {
 		return found{
 			state: subscription.Pending, reason: "the mail server did not say what is in the INBOX; it is tried again",

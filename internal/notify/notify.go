@@ -46,6 +46,10 @@ const (
 
 // Handler serves Path.
 type Handler struct {
+	// Lost, unless it is nil, is called when the store could not take a notification: Dovecot does not repeat
+	// one that was refused. It must not wait. Set it before the first request.
+	Lost func()
+
 	tenants  *tenant.Store
 	dispatch *dispatch.Dispatcher
 	log      *slog.Logger
@@ -106,6 +110,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.log.ErrorContext(r.Context(), "notification refused: the store cannot take it", slog.Any("err", err))
 		p = problem.New(http.StatusServiceUnavailable, "store_unavailable", "the notification could not be stored: send it again")
 		p.RetryAfter = retryAfter
+		if h.Lost != nil {
+			h.Lost()
+		}
 	}
 	h.results.WithLabelValues("refused", p.Reason).Inc()
 	problem.Write(w, p)

@@ -131,7 +131,7 @@ func (e *exam) awaitSeen(ctx context.Context, w *watch, handed time.Time) Check 
 		case err != nil:
 			return warning("the mail server's log says more", "told after %s, but the connection broke: %v", in(took), err)
 		case took > late:
-			return warning("is the inotify limit of the mail server's machine reached (fs.inotify.max_user_instances)? its log says so", "told after %s", in(took))
+			return warning("is the inotify limit of the mail server's machine reached (fs.inotify.max_user_instances)?", "told after %s", in(took))
 		}
 		return ok("told over IDLE after %s", in(took))
 	case <-ctx.Done():

@@ -95,7 +95,7 @@ func TestLagUnseen(t *testing.T) {
 				idling = ""
 			case command == "IDLE":
 				idling = tag
-				_, _ = c.Write([]byte("+ idling\r\n"))
+				_, _ = c.Write([]byte("+ idling\r\n* 3 EXISTS\r\n")) // which is no news
 			case strings.HasPrefix(command, "EXAMINE"):
 				_, _ = fmt.Fprintf(c, "* 3 EXISTS\r\n* OK [UIDVALIDITY 1] x\r\n* OK [UIDNEXT 4] x\r\n%s OK [READ-ONLY] done\r\n", tag)
 			default:

@@ -21,6 +21,7 @@ import (
 func (d *Doctor) server(ctx context.Context) Report {
 	r := Report{Address: d.Node}
 	r.run(ctx, "database", d.database)
+	r.run(ctx, "bus", d.bus)
 	r.run(ctx, "clock", clock)
 	r.run(ctx, "listeners", d.listeners)
 	r.run(ctx, "open_files", d.openFiles)
@@ -45,6 +46,29 @@ func (d *Doctor) database(ctx context.Context) Check {
 		return warning("deliveries wait for it: look at the disk and the load", "answers in %s", in(took))
 	}
 	return ok("answers in %s", in(took))
+}
+
+// bus looks who is in the cluster.
+func (d *Doctor) bus(context.Context) Check {
+	if err := d.Bus(); err != nil {
+		return failed("see bus in the configuration; the log says since when", "not connected: %v", err)
+	}
+	var names []string
+	owners := 0
+	for _, n := range d.Nodes() {
+		if n.Ignored != "" {
+			return failed("posthorn cluster nodes shows all", "node %s is ignored: %s", n.Name, n.Ignored)
+		}
+		names = append(names, n.Name)
+		if n.Owns {
+			owners++
+		}
+	}
+	slices.Sort(names)
+	if owners == 0 {
+		return warning("set listen.allow_permanent_push on one, or end its draining", "no node takes permanent listeners: %s", strings.Join(names, ", "))
+	}
+	return ok("nodes: %s; %d of them take permanent listeners", strings.Join(names, ", "), owners)
 }
 
 // clock asks the kernel whether anything keeps its clock right: providers refuse tokens with a wrong time, and

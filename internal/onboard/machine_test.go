@@ -62,6 +62,27 @@ func TestServer(t *testing.T) {
 	reports[0].want(t, "listeners", Warning, "1 pending, 3 registered")
 }
 
+func TestBus(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		nodes []Node
+		err   error
+		want  State
+		say   string
+	}{
+		"cluster":      {[]Node{{Name: "b", Owns: true}, {Name: "a"}}, nil, OK, "nodes: a, b; 1 of them take"},
+		"nobody owns":  {[]Node{{Name: "a"}}, nil, Warning, "allow_permanent_push"},
+		"ignored":      {[]Node{{Name: "a", Owns: true}, {Name: "b", Ignored: "another key"}}, nil, Failed, "node b is ignored: another key"},
+		"disconnected": {nil, errors.New("no route"), Failed, "not connected: no route"},
+	} {
+		d := Doctor{Bus: func() error { return tc.err }, Nodes: func() []Node { return tc.nodes }}
+		c := d.bus(t.Context())
+		if c.State != tc.want || !strings.Contains(c.Detail+c.Do, tc.say) {
+			t.Errorf("%s: %+v, want %s and %q", name, c, tc.want, tc.say)
+		}
+	}
+}
+
 func TestJudge(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {

@@ -14,6 +14,7 @@ import (
 	"math/big"
 	"net"
 	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -57,6 +58,7 @@ func newDoctor(t *testing.T, hosts ...tenant.MailHost) *Doctor {
 	}
 	return &Doctor{
 		Tenants: tenants, Node: "test", Ping: d.Ping, Now: time.Now,
+		Bus: func() error { return nil }, Nodes: func() []Node { return []Node{{Name: "test", Owns: true}} },
 		Listeners: func(context.Context) (map[string]int, error) { return map[string]int{"registered": 3}, nil },
 		Told:      func(context.Context, tenant.UserID) (uint32, bool, error) { return 0, false, nil },
 		Devices:   func(context.Context, tenant.UserID) (int, error) { return 0, nil },
@@ -282,6 +284,39 @@ func TestScripted(t *testing.T) {
 			}
 			examine(t, newDoctor(t, h), in).want(t, tc.check, tc.state, tc.say)
 		})
+	}
+}
+
+// TestProbeIsRemoved looks at what is left of the annotation that is written to see whether one can be.
+func TestProbeIsRemoved(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	kept, ever := map[string]string{}, 0
+	entry := regexp.MustCompile(`^(SET|GET)METADATA "" \(([^ ]+)(?: (.*))?\)$`)
+	h := listen(t, func(c net.Conn) {
+		_, _ = c.Write([]byte("* OK [CAPABILITY IMAP4rev1 METADATA] ready\r\n"))
+		for in := bufio.NewScanner(c); in.Scan(); {
+			tag, command, _ := strings.Cut(in.Text(), " ")
+			mu.Lock()
+			if m := entry.FindStringSubmatch(command); m == nil {
+				_, _ = c.Write([]byte("* CAPABILITY IMAP4rev1 METADATA\r\n"))
+			} else if value := m[3]; m[1] == "GET" {
+				_, _ = fmt.Fprintf(c, "* METADATA \"\" (%s %s)\r\n", m[2], kept[m[2]])
+			} else if value == "NIL" {
+				delete(kept, m[2])
+			} else {
+				kept[m[2]] = value
+				ever++
+			}
+			mu.Unlock()
+			_, _ = fmt.Fprintf(c, "%s OK done\r\n", tag)
+		}
+	})
+	examine(t, newDoctor(t, h), Request{Login: "anna", Password: secret}).want(t, "metadata_write", OK, "written, read back and removed")
+	mu.Lock()
+	defer mu.Unlock()
+	if ever != 1 || len(kept) != 0 {
+		t.Errorf("%d written, left are %v", ever, kept)
 	}
 }
 

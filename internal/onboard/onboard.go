@@ -77,6 +77,9 @@ type Doctor struct {
 	// Ping asks the database, Listeners how many listeners are in which state.
 	Ping      func(context.Context) error
 	Listeners func(context.Context) (map[string]int, error)
+	// Bus says what is wrong with the connection to the bus, Nodes who is heard on it.
+	Bus   func() error
+	Nodes func() []Node
 	// Told returns the UIDNEXT up to which a user was told of his INBOX; false when he never was.
 	Told func(context.Context, tenant.UserID) (uint32, bool, error)
 	// Devices counts a user's subscribed devices.
@@ -84,6 +87,15 @@ type Doctor struct {
 	Now     func() time.Time
 
 	patience time.Duration // instead of lagTimeout, for tests
+}
+
+// Node is a server of the cluster.
+type Node struct {
+	Name string
+	// Owns: it takes permanent listeners.
+	Owns bool
+	// Ignored is why it is no member, although it is heard; empty for a member.
+	Ignored string
 }
 
 const (

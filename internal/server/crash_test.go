@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -86,8 +87,8 @@ func (w *world) startProcess() {
 // notify reports a new mail as Dovecot would, and returns what became of it.
 func (w *world) notify(user string, uid int) string {
 	w.tb.Helper()
-	body := fmt.Sprintf(`{"user":%q,"event":"messageNew","folder":"INBOX","imap-uidvalidity":7,"imap-uid":%d,`+
-		`"from":"Eve <eve@example.org>","subject":"mail %d","snippet":"","unseen":%d}`, user, uid, uid, uid)
+	body := fmt.Sprintf(`{"user":%q,"event":"messageNew","folder":"INBOX","imap-uidvalidity":%s,"imap-uid":%d,`+
+		`"from":"Eve <eve@example.org>","subject":"mail %d","snippet":"","unseen":%d}`, user, cmp.Or(w.validity, "7"), uid, uid, uid)
 	req, err := http.NewRequestWithContext(w.tb.Context(), http.MethodPut, w.notifyURL(), strings.NewReader(body))
 	must(w.tb, err)
 	res, err := http.DefaultClient.Do(req)

@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"os"
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/account"
@@ -15,14 +14,17 @@ import (
 
 // doctor is who examines us.
 func (s *Server) doctor(tenants *tenant.Store, accounts *account.Service, subs *subscription.Store, d *dispatch.Dispatcher) *onboard.Doctor {
-	name, err := os.Hostname()
-	if err != nil {
-		name = s.state.node
+	name := s.state.node
+	for _, m := range s.cluster.Members() {
+		if m.Self {
+			name = m.Name
+		}
 	}
 	return &onboard.Doctor{
 		Tenants: tenants, Accounts: accounts, Transports: s.transports.all, Node: name,
 		NotifyLogin: s.cfg.Internal.Notify.Login, NotifyPassword: account.Password(s.state.notifyPassword),
 		Ping: s.db.Ping, Listeners: subs.CountListeners,
+		Bus: s.bus.Ready, Nodes: s.nodes,
 		Told: func(ctx context.Context, u tenant.UserID) (uint32, bool, error) {
 			p, known, err := d.Told(ctx, u, event.Inbox)
 			return p.UIDNext, known, err
@@ -33,4 +35,12 @@ func (s *Server) doctor(tenants *tenant.Store, accounts *account.Service, subs *
 		},
 		Now: time.Now,
 	}
+}
+
+// nodes are the members of the cluster, and those who would be.
+func (s *Server) nodes() (all []onboard.Node) {
+	for _, m := range append(s.cluster.Members(), s.cluster.Ignored()...) {
+		all = append(all, onboard.Node{Name: m.Name, Owns: m.Willing && !m.Draining, Ignored: m.Ignored})
+	}
+	return all
 }

@@ -19,7 +19,9 @@ func (s *Server) buildListen(tenants *tenant.Store, accounts *account.Service, s
 	dispatcher *dispatch.Dispatcher, reg prometheus.Registerer,
 ) (err error) {
 	c, now := s.cfg.Listen, time.Now
-	s.idle = &idle.Source{Accounts: accounts, Dispatcher: dispatcher, Log: s.log, Metrics: reg, Now: now}
+	s.idle = &idle.Source{
+		Accounts: accounts, Dispatcher: dispatcher, Folders: subs.Folders, Log: s.log, Metrics: reg, Now: now, PollEvery: time.Duration(c.Poll),
+	}
 	s.listen, err = listen.New(listen.Config{
 		Subscriptions: subs, Tenants: tenants, Accounts: accounts, Dispatcher: dispatcher, Cluster: s.cluster, Bus: s.bus,
 		Dovecot: &dovecot.Source{Accounts: accounts, Tenants: tenants, InstallationID: s.cfg.InstallationID, Now: now}, Idle: s.idle, Log: s.log, Metrics: reg, Now: now,

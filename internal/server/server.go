@@ -218,6 +218,7 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 		return err
 	}
 	rotate := &rotation{tenants: tenants, subs: subs, accounts: accounts, key: s.state.keys.KeyID(), log: s.log}
+	notifier.Lost = s.listen.Missed
 	a := &api.API{
 		Tenants: tenants, Accounts: accounts, Subscriptions: subs, Push: s.push, Listen: s.listen, Cluster: s.cluster,
 		LastEvents: dispatcher.LastEvents, Log: s.log, Now: now, TrustedProxies: cfg.Public.TrustedProxies,

@@ -2,11 +2,15 @@ package server_test
 
 import (
 	"fmt"
+	"net"
+	"net/netip"
 	"net/url"
 	"slices"
 	"testing"
 
 	"github.com/posthorn-mail/posthorn/internal/api"
+	"github.com/posthorn-mail/posthorn/internal/notify"
+	"github.com/posthorn-mail/posthorn/internal/onboard"
 	"github.com/posthorn-mail/posthorn/internal/testpeer"
 )
 
@@ -89,6 +93,14 @@ func (w *world) doctor(in api.Doctor) (server, host map[string]api.DoctorCheck) 
 	return all[0], all[1]
 }
 
+// TestNotifyPath: two packages that may not know each other name the same endpoint.
+func TestNotifyPath(t *testing.T) {
+	t.Parallel()
+	if onboard.NotifyPath != notify.Path {
+		t.Errorf("the doctor calls %s, and %s is served", onboard.NotifyPath, notify.Path)
+	}
+}
+
 // TestDoctor examines a whole installation: the server, a real Dovecot, and the way that its notifications take.
 func TestDoctor(t *testing.T) {
 	t.Parallel()
@@ -106,6 +118,7 @@ func TestDoctor(t *testing.T) {
 
 	server, host := w.doctor(api.Doctor{User: "1@1"})
 	want(server, "database", "ok")
+	want(server, "bus", "ok")
 	want(server, "listeners", "skipped")
 	want(server, "open_files", "ok")
 	want(server, "credential", "ok")
@@ -116,7 +129,6 @@ func TestDoctor(t *testing.T) {
 	_, host = w.doctor(api.Doctor{User: "1@1"})
 	want(host, "sign_in", "ok")
 	want(host, "metadata_write", "ok")
-	want(host, "registration", "skipped")
 	p := w.apnsPhone()
 	w.subscribe(token, p.transport, p.token, "registered")
 	server, host = w.doctor(api.Doctor{User: "1@1", NotifyURL: w.notifyURL()})
@@ -165,4 +177,61 @@ func TestDoctor(t *testing.T) {
 	d.SetMetadata(t, alice, "user=9@9")
 	_, host = w.doctor(api.Doctor{User: "1@1"})
 	want(host, "registration", "warning")
+}
+
+// TestDoctorByMaster signs in as a user who never did, by the mail host's master user.
+func TestDoctorByMaster(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, sqliteURL(t), "login")
+	w.start()
+	const alice = "alice@rig.test"
+	d := testpeer.StartDovecot(t, testpeer.DovecotConfig{Users: map[string]string{alice: secret}, Master: "posthorn", MasterPassword: "master-secret"})
+	w.provision(d, api.MailHost{PasswordSource: "global", MasterLogin: "posthorn", MasterPassword: "master-secret"}, alice)
+	_, host := w.doctor(api.Doctor{User: "1@1"})
+	for _, name := range []string{"sign_in", "METADATA", "metadata_write"} {
+		if c := host[name]; c.State != "ok" {
+			t.Errorf("%s is %s: %s → %s", name, c.State, c.Detail, c.Do)
+		}
+	}
+	must(t, w.admin.Do(t.Context(), "DELETE", "/admin/v1/users/1@1", nil, nil, nil))
+	if err := w.admin.Do(t.Context(), "POST", "/admin/v1/doctor", nil, api.Doctor{User: "1@1"}, nil); err == nil {
+		t.Error("a user who is not there was examined")
+	}
+}
+
+// TestMailNotify: a mail server that only sends datagrams, as a Cyrus does, and a phone that shows the mail.
+func TestMailNotify(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, sqliteURL(t), "login")
+	free, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	must(t, err)
+	addr := free.LocalAddr().String()
+	must(t, free.Close())
+	w.edit("push: {", fmt.Sprintf("mailnotify: {enabled: true, listen: %q, domains: [rig.test], delay: 100ms}\npush: {", addr))
+	w.start()
+	const alice = "alice@rig.test"
+	d := testpeer.StartDovecot(t, testpeer.DovecotConfig{Users: map[string]string{alice: secret}, NoMetadata: true})
+	w.provision(d, api.MailHost{Source: "mailnotify"}, alice)
+	token := w.signIn(alice, secret, "a")
+	p := w.apnsPhone()
+	w.subscribe(token, p.transport, p.token, "registered")
+
+	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.MustParseAddrPort(addr)))
+	must(t, err)
+	defer c.Close() //nolint:errcheck // only sent from
+	for _, subject := range []string{"first", "second"} {
+		d.DeliverLMTP(t, []string{alice}, mail(subject, "x"))
+		for _, datagram := range []string{"", "log", "log\x00MAIL\x00\x00alice\x00INBOX\x000\x00text\x00"} {
+			_, err := c.Write([]byte(datagram))
+			must(t, err)
+		}
+		if got := w.receive(p); got.Subject != subject {
+			t.Errorf("the phone shows %+v, want %s", got, subject)
+		}
+	}
+	var list api.List[api.PushUser]
+	must(t, w.admin.Do(t.Context(), "GET", "/admin/v1/push/users", nil, nil, &list))
+	if len(list.Items) != 1 || list.Items[0].Source != "mailnotify" || list.Items[0].LastEvent == "" || list.Items[0].Node == "" {
+		t.Errorf("%+v", list.Items)
+	}
 }

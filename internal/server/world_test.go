@@ -43,6 +43,8 @@ type world struct {
 	fcm     *fake.FCM
 	webpush *fake.WebPush
 
+	validity string // of the INBOX that notify tells of; "" is one that no server has
+
 	trace  func(string)
 	logged *bytes.Buffer // unless nil, what the server logs; to be read when it is stopped
 	lease  time.Duration

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/bus"
 	"github.com/posthorn-mail/posthorn/internal/db"
@@ -23,6 +24,56 @@ const maxCached = 12288
 // The result is the caller's.
 func (s *Store) For(ctx context.Context, u tenant.UserID, topic string) ([]Subscription, error) {
 	now := s.now()
+	subs, err := s.cached(ctx, u, now)
+	if err != nil {
+		return nil, err
+	}
+	var wanting []Subscription
+	for _, sub := range subs {
+		named := slices.Contains(sub.Topics, topic) || sub.Policy != nil && len(sub.Policy.Folders) > 0
+		if named && s.live(sub, now) {
+			wanting = append(wanting, sub)
+		}
+	}
+	return wanting, nil
+}
+
+// Folders lists the folders that the live subscriptions of a user name, by a topic or by a rule without a
+// wildcard, but for the INBOX. A folder may come twice.
+func (s *Store) Folders(ctx context.Context, u tenant.UserID) (folders []string, err error) {
+	now := s.now()
+	subs, err := s.cached(ctx, u, now)
+	if err != nil {
+		return nil, err
+	}
+	for _, sub := range subs {
+		if !s.live(sub, now) {
+			continue
+		}
+		for _, topic := range sub.Topics {
+			if folder, ok := strings.CutPrefix(topic, TopicNewMail+":"); ok {
+				folders = append(folders, folder)
+			}
+		}
+		if sub.Policy == nil {
+			continue
+		}
+		for _, rule := range sub.Policy.Folders {
+			if rule.Notify != Nothing && !strings.Contains(rule.Folder, "*") {
+				folders = append(folders, rule.Folder)
+			}
+		}
+	}
+	return folders, nil
+}
+
+// live reports whether a subscription may have pushes now.
+func (s *Store) live(sub Subscription, now time.Time) bool {
+	return (sub.Expires.IsZero() || sub.Expires.After(now)) && s.allowed(sub.Client)
+}
+
+// cached are all subscriptions of a user. They belong to the cache.
+func (s *Store) cached(ctx context.Context, u tenant.UserID, now time.Time) ([]Subscription, error) {
 	if err := s.ledger.Check(ctx, now); err != nil {
 		return nil, fmt.Errorf("look for changes of subscriptions: %w", err)
 	}
@@ -34,15 +85,7 @@ func (s *Store) For(ctx context.Context, u tenant.UserID, topic string) ([]Subsc
 		}
 		s.cache.Put(u, subs, changes)
 	}
-	var wanting []Subscription
-	for _, sub := range subs {
-		expired := !sub.Expires.IsZero() && !sub.Expires.After(now)
-		named := slices.Contains(sub.Topics, topic) || sub.Policy != nil && len(sub.Policy.Folders) > 0
-		if !expired && named && s.allowed(sub.Client) {
-			wanting = append(wanting, sub)
-		}
-	}
-	return wanting, nil
+	return subs, nil
 }
 
 const (

@@ -36,8 +36,9 @@ const SessionBound = 15 * time.Minute
 
 // Listener is what a user's subscriptions and sessions want of his mail server, and how far that is.
 type Listener struct {
-	User     tenant.UserID
-	MailHost string
+	User tenant.UserID
+	// Login and MailHost are the user's.
+	Login, MailHost string
 	// Wanted: a live subscription of an allowed client wants it, for good.
 	Wanted bool
 	// SessionUntil is until when a session wants it, Active when the user last did something.
@@ -69,7 +70,7 @@ const (
 	sqlSessionListener = `INSERT INTO listeners (context_id, user_id, wanted, state, reason, attempt, not_before_ms, since_ms, active_ms, session_until_ms)
 		VALUES (?, ?, 0, 'pending', '', 0, ?, ?, ?, ?)
 		ON CONFLICT (context_id, user_id) DO UPDATE SET active_ms = excluded.active_ms, session_until_ms = excluded.session_until_ms`
-	listenerColumns = `l.context_id, l.user_id, u.mailhost, l.wanted, l.session_until_ms, l.active_ms, l.state, l.reason, l.rejected,
+	listenerColumns = `l.context_id, l.user_id, u.login, u.mailhost, l.wanted, l.session_until_ms, l.active_ms, l.state, l.reason, l.rejected,
 		l.attempt, l.not_before_ms, l.since_ms FROM listeners l JOIN users u ON u.context_id = l.context_id AND u.id = l.user_id`
 	sqlListener       = `SELECT ` + listenerColumns + ` WHERE l.context_id = ? AND l.user_id = ?`
 	sqlListeners      = `SELECT ` + listenerColumns + ` ORDER BY l.context_id, l.user_id`
@@ -128,7 +129,7 @@ func (s *Store) wantsListener(ctx context.Context, tx *db.Tx, u tenant.UserID) (
 
 func scanListener(scan func(...any) error, l *Listener) error {
 	var wanted, session, active, notBefore, since int64
-	err := scan(&l.User.Context, &l.User.ID, &l.MailHost, &wanted, &session, &active, &l.State, &l.Reason, &l.Rejected,
+	err := scan(&l.User.Context, &l.User.ID, &l.Login, &l.MailHost, &wanted, &session, &active, &l.State, &l.Reason, &l.Rejected,
 		&l.Attempt, &notBefore, &since)
 	l.Wanted, l.SessionUntil, l.Active = wanted == 1, db.Time(session), db.Time(active)
 	l.NotBefore, l.Since = db.Time(notBefore), db.Time(since)

@@ -34,7 +34,7 @@ func TestListener(t *testing.T) {
 		}
 		sub := f.subscribe(t, session(1, "s"), request("phone"))
 		began := f.now()
-		want := subscription.Listener{User: user(1), MailHost: "dove", Wanted: true, State: "pending", NotBefore: began, Since: began, Active: began}
+		want := subscription.Listener{User: user(1), Login: "user1", MailHost: "dove", Wanted: true, State: "pending", NotBefore: began, Since: began, Active: began}
 		if got := f.listener(t, 1); got != want {
 			t.Fatalf("%+v, want %+v", got, want)
 		}
@@ -156,5 +156,33 @@ func TestClientNotAllowed(t *testing.T) {
 		req.Client = "banned"
 		f.subscribe(t, session(1, "s"), req)
 		f.wantOwners(t, "1@1 phone, 1@1 tablet")
+	})
+}
+
+// TestFolders lists what subscriptions that live name beside the INBOX.
+func TestFolders(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		want := func(want ...string) {
+			t.Helper()
+			got, err := f.Folders(t.Context(), user(1))
+			if slices.Sort(got); err != nil || !slices.Equal(got, want) {
+				t.Errorf("%q, %v; want %q", got, err, want)
+			}
+		}
+		want()
+		req := request("phone", "mail:new", "mail:new:Work", "mail:new:Lists/Go")
+		req.Expires = f.now().Add(time.Hour)
+		f.subscribe(t, session(1, "s"), req)
+		req = request("tablet")
+		req.Policy = &subscription.Policy{Folders: []subscription.FolderRule{
+			{Folder: "Boss", Notify: subscription.Alert}, {Folder: "All/*", Notify: subscription.Alert}, {Folder: "Junk", Notify: subscription.Nothing},
+		}}
+		f.subscribe(t, session(1, "s"), req)
+		banned := request("watch", "mail:new:Secret")
+		banned.Client = "banned"
+		f.subscribe(t, session(1, "s"), banned)
+		want("Boss", "Lists/Go", "Work")
+		f.pass(time.Hour)
+		want("Boss")
 	})
 }

@@ -145,6 +145,13 @@ func (d *Dovecot) Save(tb testing.TB, user, folder string, message []byte) {
 // the next look, with another UIDVALIDITY and without a registration.
 func (d *Dovecot) RemoveMailbox(tb testing.TB, user string) {
 	tb.Helper()
+	// A UIDVALIDITY is the second in which the mailbox was made: another one must have begun.
+	now := time.Now()
+	select {
+	case <-time.After(now.Truncate(time.Second).Add(time.Second).Sub(now)):
+	case <-tb.Context().Done():
+		tb.Fatalf("remove mailbox: %v", tb.Context().Err())
+	}
 	if err := os.RemoveAll(filepath.Join(d.dir, "mail", user)); err != nil {
 		tb.Fatalf("remove mailbox: %v", err)
 	}

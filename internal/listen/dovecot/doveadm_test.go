@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/posthorn-mail/posthorn/internal/account"
 	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/event"
 	"github.com/posthorn-mail/posthorn/internal/imap"
@@ -291,4 +292,20 @@ func TestAudit(t *testing.T) {
 		}
 		f.change(t, func(h *tenant.MailHost) { h.DoveadmURL, h.DoveadmKey = d.DoveadmURL, apiKey })
 	}
+}
+
+// TestMasterUser registers without the user's password.
+func TestMasterUser(t *testing.T) {
+	t.Parallel()
+	d := start(t, testpeer.DovecotConfig{Master: "posthorn", MasterPassword: "secret-of-all", Extra: "auth_failure_delay = 0"})
+	h := at(d)
+	h.PasswordSource, h.MasterLogin, h.MasterPassword = tenant.PasswordsGlobal, "posthorn", "secret-of-all"
+	f := newFixture(t, testpeer.SQLiteURL(t), h)
+	f.forget(t)
+	f.register(t, subscription.Registered, "", nil)
+	wantEntry(t, d, "user=1@1", true)
+	f.unregister(t, nil)
+	wantEntry(t, d, "", false)
+	f.change(t, func(h *tenant.MailHost) { h.MasterPassword = "a wrong one" })
+	f.register(t, subscription.Pending, "rejects the master user", account.ErrMailServer)
 }

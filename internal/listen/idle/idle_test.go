@@ -41,10 +41,12 @@ func must(tb testing.TB, err error) {
 // rig is a source with one user, 1@1, whose phone wants to hear of the INBOX and of the Archive.
 type rig struct {
 	Source
-	tb   testing.TB
-	db   *db.DB
-	user tenant.User
-	log  bytes.Buffer
+	tb      testing.TB
+	db      *db.DB
+	user    tenant.User
+	tenants *tenant.Store
+	keys    *seal.Keyring
+	log     bytes.Buffer
 
 	mu      sync.Mutex
 	folders []string
@@ -58,12 +60,14 @@ func newRig(tb testing.TB, h tenant.MailHost) *rig {
 	must(tb, err)
 	keys, err := seal.ParseKeyFile(file)
 	must(tb, err)
-	r := &rig{tb: tb}
+	r := &rig{tb: tb, keys: keys}
 	r.db, err = db.Open(ctx, "sqlite:"+filepath.Join(tb.TempDir(), "posthorn.db"), db.Options{})
 	must(tb, err)
 	tb.Cleanup(func() { must(tb, r.db.Close()) })
 	tenants, err := tenant.New(r.db, keys, tenant.NotifyCredential{UserForm: tenant.FormLogin}, time.Now)
 	must(tb, err)
+	r.tenants = tenants
+	r.tenants = tenants
 	r.Log = slog.New(slog.NewTextHandler(&r.log, nil))
 	accounts := account.New(account.Config{
 		DB: r.db, Keys: keys, Tenants: tenants, Log: r.Log, Now: time.Now,

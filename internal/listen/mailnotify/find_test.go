@@ -35,7 +35,8 @@ func TestFind(t *testing.T) {
 			{"nothing before it", "+", []string{"example.org"}, "+lists", nil, false},
 			{"number", "", nil, "1@1", ids(1), false},
 			{"on two mail hosts", "", nil, "both", ids(5, 6), false},
-			{"found twice", "", []string{"example.org"}, "dora", ids(7, 8), false},
+			{"with a domain and without", "", []string{"example.org"}, "dora", ids(7, 8), false},
+			{"login and number", "", nil, "9@1", ids(9), false},
 			{"of another source", "", nil, "bob@example.org", nil, true},
 			{"nobody", "", []string{"example.org"}, "nobody", nil, false},
 			{"no number of ours", "", nil, "99@1", nil, false},
@@ -121,6 +122,7 @@ func newTenants(t *testing.T, url string) *tenant.Store {
 		{Login: "both", MailHost: "auto"},
 		{Login: "dora", MailHost: "cyrus"},
 		{Login: "dora@example.org", MailHost: "cyrus"},
+		{Login: "9@1", MailHost: "cyrus"},
 	} {
 		u.ID = tenant.UserID{Context: 1, ID: int64(i + 1)}
 		if _, err := tenants.AddUser(t.Context(), u); err != nil {

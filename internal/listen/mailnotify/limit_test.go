@@ -32,11 +32,19 @@ func TestLimiter(t *testing.T) {
 	if n := allowed("10.0.0.1"); n != 3 {
 		t.Errorf("%d after an hour, want the burst of 3", n)
 	}
-	now = now.Add(-time.Hour) // a clock that was set back takes nothing away
+	now = now.Add(-time.Hour)
 	if take("10.0.0.1") {
 		t.Error("a clock that was set back gives something")
 	}
 	now = now.Add(2 * time.Hour)
+	if !take("10.0.0.3") {
+		t.Error("not even one")
+	}
+	now = now.Add(-time.Hour)
+	if !take("10.0.0.3") {
+		t.Error("a clock that was set back takes something away")
+	}
+	now = now.Add(time.Hour)
 	if n := allowed("2001:db8::1"); n != 3 {
 		t.Error(n)
 	}

@@ -204,7 +204,7 @@ func (s *Source) receive(ctx context.Context) error {
 		if !wait(ctx, min(maxRetry, firstRetry<<min(failed-1, 10))) {
 			return nil
 		}
-		if failed >= reopenAfter || errors.Is(err, net.ErrClosed) {
+		if failed >= reopenAfter {
 			stop()
 			if err := s.open(ctx); err != nil {
 				s.Log.WarnContext(ctx, "cannot open mailnotify socket", slog.Any("err", err))
