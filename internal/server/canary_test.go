@@ -24,7 +24,7 @@ const canary = "c4n4ry-Päss?&w0rd"
 func forms() map[string]string {
 	all := map[string]string{
 		"clear": canary, "hex": hex.EncodeToString([]byte(canary)), "HEX": strings.ToUpper(hex.EncodeToString([]byte(canary))),
-		"query": url.QueryEscape(canary), "path": url.PathEscape(canary), "bytes": strings.Trim(fmt.Sprint([]byte(canary)), "[]"),
+		"query": url.QueryEscape(canary), "path": url.PathEscape(canary), "bytes": strings.Trim(fmt.Sprintf("%d", []byte(canary)), "[]"),
 		"quoted": strings.Trim(fmt.Sprintf("%+q", canary), `"`),
 	}
 	for name, enc := range map[string]*base64.Encoding{"base64": base64.RawStdEncoding, "base64url": base64.RawURLEncoding} {

@@ -124,7 +124,7 @@ func (w *world) start() {
 	if len(warnings) > 0 {
 		w.tb.Errorf("configuration warnings: %v", warnings)
 	}
-	var output io.Writer = w.tb.Output()
+	output := w.tb.Output()
 	if w.logged != nil {
 		output = io.MultiWriter(output, w.logged)
 	}
