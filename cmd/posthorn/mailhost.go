@@ -141,7 +141,8 @@ func (c *cli) mailhostSet() *cobra.Command {
 		Short: "Change a mail host: what a flag gives, and nothing else",
 		Long: `Change a mail host. Only what a flag gives is changed; an empty value takes away what may be missing, and
 --allow-from= or --context= allow any again. A secret goes with what it belongs to: --master-login= also
-forgets the master password. Running servers know of the change within 5 seconds.`,
+forgets the master password. Running servers know of the change within 5 seconds. A listener that stands takes it
+over when it is looked at next (listen.audit), or when its connection breaks.`,
 		Example: `  posthorn mailhost set main --imap imap2.example.org
   posthorn mailhost set main --ca /etc/ssl/own-ca.pem
   posthorn mailhost set main --password-source global --master-login posthorn --master-password-file -

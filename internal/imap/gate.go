@@ -44,7 +44,7 @@ func (g *gate) Read(b []byte) (n int, err error) {
 		return g.Conn.Read(b)
 	}
 	for {
-		switch n, err = syscall.Read(int(g.fd), b); { //nolint:gosec // G115: a file descriptor
+		switch n, err = syscall.Read(int(g.fd), b); {
 		case errors.Is(err, syscall.EINTR):
 			continue
 		case errors.Is(err, syscall.EAGAIN):

@@ -9,8 +9,8 @@
 //
 // Mailbox names are UTF-8. Messages are read in the envelope's form, undecoded: MIME is not its trade.
 //
-// Thousands of clients may idle. Such a one costs a goroutine, 1 KiB of buffer and its TLS state: no timer, no
-// context, no list of capabilities of its own.
+// Thousands of clients may idle. Such a one costs a goroutine whose stack has not grown (idle.go, gate.go) and its TLS
+// state: no buffer, no timer, no context, no list of capabilities of its own.
 //
 // The server is not trusted: a response is bounded in length and depth, and one that is not IMAP ends
 // the connection. Passwords go over verified TLS only, save to the own machine or by [Config].Insecure,
@@ -21,11 +21,11 @@
 //
 // # Concurrency
 //
-// A Client may be used by several goroutines; a command waits for its turn. The goroutine that has the
-// turn is the only one that reads and writes (save for the one line by which an Interrupt ends an Idle), so the
-// package starts none. What the server says between two commands waits in the socket for the next one. When the context of a running command ends, the
-// command returns at once and the connection is closed: half a command is on the wire, or half an answer
-// is awaited. The context of a command that still waits for its turn does no harm to the connection.
+// A Client may be used by several goroutines; a command waits for its turn. The goroutine that has the turn is the
+// only one that reads and writes, save for the one line by which an Interrupt ends an Idle; what it starts others for,
+// it waits for. What the server says between two commands waits in the socket for the next one. When the context of a
+// running command ends, the command returns at once and the connection is closed: half a command is on the wire, or
+// half an answer is awaited. The context of a command that still waits for its turn does no harm to the connection.
 package imap
 
 import (

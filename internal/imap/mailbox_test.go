@@ -268,8 +268,12 @@ func TestUpdates(t *testing.T) {
 	got := updates(c)
 	check(t, c.Noop(t.Context()), nil)
 	want := []Update{
-		Exists(5), Notice{Status: "OK", Code: "ALERT", Text: `the \ disk`}, Expunged(3), Vanished{UIDs: UIDSet{{1, 3}, {9, 9}}},
-		Message{Seq: 4, UID: 7, Has: FetchFlags, Flags: []string{`\Seen`}}, Status{Mailbox: "ä", Has: StatusUnseen, Unseen: 2},
+		Exists(5),
+		Notice{Status: "OK", Code: "ALERT", Text: `the \ disk`},
+		Expunged(3),
+		Vanished{UIDs: UIDSet{{1, 3}, {9, 9}}},
+		Message{Seq: 4, UID: 7, Has: FetchFlags, Flags: []string{`\Seen`}},
+		Status{Mailbox: "ä", Has: StatusUnseen, Unseen: 2},
 		Mailbox{Name: "b", Delimiter: "/", Attributes: []string{`\NonExistent`}},
 	}
 	equal(t, "updates", *got, want)

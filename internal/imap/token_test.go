@@ -25,7 +25,7 @@ func TestLoginAs(t *testing.T) {
 
 func TestLoginToken(t *testing.T) {
 	t.Parallel()
-	const token = "ya29.vF9dft4qmTc2Nvb3RlckBhdHRhdmlzdGEuY29t"
+	const token = "ya29.vF9dft4qmTc2Nvb3RlckBhdHRhdmlzdGEuY29t" //nolint:gosec // G101: of nobody
 	bearer := b64("n,a=ann=2Cx@x.org,\x01host=127.0.0.1\x01port=143\x01auth=Bearer " + token + "\x01\x01")
 	xoauth := b64("user=ann,x@x.org\x01auth=Bearer " + token + "\x01\x01")
 	for _, tt := range []struct {

@@ -46,7 +46,7 @@ func (s UIDSet) Len() int {
 	for _, r := range s {
 		n += uint64(r.To-r.From) + 1
 	}
-	return int(min(n, math.MaxInt32)) //nolint:gosec // G115: bounded
+	return int(min(n, math.MaxInt32))
 }
 
 // Newest returns the highest members, at most n, highest first.

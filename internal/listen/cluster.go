@@ -145,6 +145,21 @@ func (s *Service) lookHere(u tenant.UserID) {
 	signal(s.wake)
 }
 
+// Kept tells that another node has kept a password for a user: if that is what his listener waits for, it need
+// not wait.
+func (s *Service) Kept(u tenant.UserID) {
+	s.mu.Lock()
+	e := s.entries[u]
+	waits := e != nil && (e.State == subscription.WaitingForSignIn || e.running)
+	if waits {
+		s.look[u] = true
+	}
+	s.mu.Unlock()
+	if waits {
+		signal(s.wake)
+	}
+}
+
 func (s *Service) heardLook(ctx context.Context, m bus.Message) {
 	u, err := tenant.ParseUserID(string(m.Data))
 	if err != nil {

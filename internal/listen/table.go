@@ -86,8 +86,36 @@ type host struct {
 	ready   queue
 	running int
 	pace    pace
+	// failures counts the times in a row that the host could not be asked, probe is when to try it again.
+	failures int
+	probe    time.Time
 	// pushes: it turned out whether the host offers METADATA to us; for hosts whose source is auto.
 	pushes, known bool
+}
+
+const (
+	// downFrom failures in a row mean that the host is down, and not one user's mailbox.
+	downFrom = 5
+	// firstProbe and lastProbe bound the time between two tries of a host that is down.
+	firstProbe, lastProbe = 500 * time.Millisecond, 15 * time.Second
+)
+
+func (h *host) down() bool { return h.failures >= downFrom }
+
+// failed notes that the host could not be asked, and reports whether that makes it one that is down.
+func (h *host) failed(now time.Time) bool {
+	h.failures++
+	if h.down() {
+		h.probe = now.Add(jitter(min(lastProbe, firstProbe<<min(h.failures-downFrom, 10))))
+	}
+	return h.failures == downFrom
+}
+
+// answered notes that the host could be asked, and reports whether it was down before.
+func (h *host) answered() bool {
+	was := h.down()
+	h.failures = 0
+	return was
 }
 
 // pace spreads what may happen so many times a second, a tenth of them at once.
@@ -191,7 +219,14 @@ func (t *table) begin(now time.Time) (*entry, time.Duration) {
 		if h.ready.Len() == 0 || h.running >= max(1, t.most*3/4) { // a host that hangs leaves room for others
 			continue
 		}
-		if later := max(rest, h.pace.wait(now)); later > 0 {
+		if h.down() && h.running > 0 { // one at a time finds out whether it is up again
+			continue
+		}
+		later := max(rest, h.pace.wait(now))
+		if h.down() {
+			later = max(later, h.probe.Sub(now))
+		}
+		if later > 0 {
 			wait = min(wait, later)
 			continue
 		}

@@ -99,6 +99,49 @@ func TestPace(t *testing.T) {
 	}
 }
 
+// TestDown tries a mail host that is down with one user at a time, ever more seldom, and with everybody when it
+// is up again.
+func TestDown(t *testing.T) {
+	t.Parallel()
+	tab := newTable(100, 10_000, 10_000)
+	for id := range int64(50) {
+		tab.add(id+1, "dead", 0)
+	}
+	tries := 0
+	now := noon
+	for ; now.Before(noon.Add(time.Minute)); now = now.Add(10 * time.Millisecond) {
+		for {
+			e, _ := tab.begin(now)
+			if e == nil {
+				break
+			}
+			if tries++; tries > downFrom && tab.host("dead").running > 1 {
+				t.Fatalf("%d at once at a host that is down", tab.host("dead").running)
+			}
+			tab.end(e, "dead")
+			tab.host("dead").failed(now)
+			tab.schedule(e, now.Add(time.Second), false)
+		}
+	}
+	if tries < downFrom+5 || tries > downFrom+15 {
+		t.Errorf("%d tries in a minute", tries)
+	}
+	now = now.Add(lastProbe)
+	e, _ := tab.begin(now)
+	tab.end(e, "dead")
+	if !tab.host("dead").answered() || tab.host("dead").answered() {
+		t.Error("it is not noticed, or twice, that the host is up again")
+	}
+	for n := 0; ; n++ {
+		if e, _ := tab.begin(now); e == nil {
+			if n < 40 {
+				t.Errorf("%d users at once when it is up again", n)
+			}
+			return
+		}
+	}
+}
+
 // TestTable schedules, asks, moves and drops at random: what is in the table is in one queue or being worked on,
 // nobody is worked on twice at a time, and everybody has his turn in the end.
 func TestTable(t *testing.T) {

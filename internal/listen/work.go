@@ -94,6 +94,7 @@ func (s *Service) learn(ctx context.Context, e *entry, j job, f found, now time.
 		e.State, e.Reason = f.state, f.reason
 		s.unwritten(e, now)
 	}
+	s.judge(ctx, j.MailHost, f.err, now)
 	e.source = f.source
 	if f.conn != nil {
 		e.conn = f.conn
@@ -135,9 +136,29 @@ func (s *Service) learn(ctx context.Context, e *entry, j job, f found, now time.
 	}
 }
 
+// judge notes whether a mail host could be asked. When it is up again after it was down, those that failed
+// meanwhile need not wait for their turns. The caller holds mu.
+func (s *Service) judge(ctx context.Context, name string, err error, now time.Time) {
+	h := s.host(name)
+	switch {
+	case errors.Is(err, account.ErrMailServer) || errors.Is(err, dovecot.ErrUnreachable):
+		if h.failed(now) {
+			s.Log.WarnContext(ctx, "mail host does not answer", slog.String("mail_host", name), slog.Any("err", err))
+		}
+	case err != nil && !isSignIn(err): // it says nothing of the others
+	case h.answered():
+		s.Log.InfoContext(ctx, "mail host answers again", slog.String("mail_host", name))
+		for _, e := range s.entries {
+			if e.MailHost == name && e.Attempt > 0 && e.leaving.IsZero() {
+				s.schedule(e, now, false)
+			}
+		}
+	}
+}
+
 // levelOf is how loudly a change is told: connections come and go by the thousand.
 func levelOf(from string, f found) slog.Level {
-	if f.state == subscription.Listening || from == subscription.Listening {
+	if f.state == subscription.Listening || from == subscription.Listening || errors.Is(f.err, account.ErrMailServer) {
 		return slog.LevelDebug
 	}
 	return slog.LevelInfo

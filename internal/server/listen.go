@@ -28,5 +28,8 @@ func (s *Server) buildListen(tenants *tenant.Store, accounts *account.Service, s
 		AtOnce: c.AtOnce, LoginsPerSecond: c.LoginsPerSecond, HostLoginsPerSecond: c.HostLoginsPerSecond,
 		Audit: time.Duration(c.Audit), Rejections: c.Rejections, RejectionWait: time.Duration(c.RejectionWait),
 	})
+	if err == nil {
+		accounts.WhenKept(s.listen.Kept)
+	}
 	return err
 }

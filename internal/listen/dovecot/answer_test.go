@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/posthorn-mail/posthorn/internal/tenant"
@@ -165,5 +166,27 @@ func TestClientIsKept(t *testing.T) {
 			t.Errorf("%+v: the old client", h)
 		}
 		first = next
+	}
+}
+
+// TestConnectionThatWasKept may have been closed by the server at the moment it is used again: no fault of anybody.
+func TestConnectionThatWasKept(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int64
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if asked.Add(1) == 2 {
+			panic(http.ErrAbortHandler)
+		}
+		_, _ = io.WriteString(w, `[["doveadmResponse",[],"posthorn"]]`)
+	}))
+	t.Cleanup(srv.Close)
+	d := newDoveadm(tenant.MailHost{DoveadmURL: srv.URL, DoveadmKey: "k"})
+	for range 2 {
+		if _, err := d.ask(t.Context(), "a", nil); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := asked.Load(); n != 3 {
+		t.Errorf("asked %d times, want 3", n)
 	}
 }

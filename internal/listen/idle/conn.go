@@ -138,7 +138,7 @@ func (c *Conn) ring() {
 // rouse ends the wait.
 func (c *Conn) rouse() {
 	if c.bell == nil {
-		c.client.Interrupt(answerTimeout)
+		c.client.Interrupt(c.s.answer)
 		return
 	}
 	select {
@@ -230,7 +230,7 @@ func (c *Conn) tend(ctx context.Context, want uint32) error {
 	if c.bell != nil || len(c.folders) > 0 {
 		next = min(next, c.s.PollEvery)
 	}
-	next -= rand.N(next/10 + 1) // not all of a restart's connections at once
+	next -= rand.N(next/10 + 1) //nolint:gosec // G404: no secret; not all of a restart at once
 	if later != nil {
 		c.s.Log.ErrorContext(ctx, "folder could not be compared with what was told of it", slog.String("account", c.user.String()), slog.Any("err", later))
 		next = min(next, retryStore)
@@ -285,7 +285,7 @@ func same(l event.Look, known event.Position) bool {
 
 // lookFolders looks at those of the user's other folders in which something has happened. left means that the INBOX
 // is not open any more.
-func (c *Conn) lookFolders(ctx context.Context) (late error, left bool, err error) { //nolint:staticcheck // ST1008: two kinds
+func (c *Conn) lookFolders(ctx context.Context) (late error, left bool, err error) {
 	folders, err := c.s.folders(ctx, c.user)
 	if err != nil {
 		return err, false, nil

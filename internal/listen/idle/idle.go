@@ -11,8 +11,8 @@
 // # Concurrency
 //
 // [Source.Open] connects and looks. [Conn.Hold] then waits, on a goroutine that has done nothing yet: thousands of
-// them wait, and a stack never shrinks to its first size again. What needs a deep stack runs on another one that ends
-// with it. One goroutine ([Source.Run]) has the clock of all connections. A Source, and the other methods of a Conn,
+// them wait, and a stack that has grown does not shrink to its first size again. What needs a deep stack, Hold runs
+// on another goroutine, and waits for it. One goroutine ([Source.Run]) has the clock of all connections. A Source, and the other methods of a Conn,
 // may be used from anywhere.
 package idle
 
@@ -60,6 +60,7 @@ type Source struct {
 	// section 5.4).
 	ReissueEvery time.Duration
 
+	answer time.Duration // answerTimeout, but for tests
 	once   sync.Once
 	alarms alarms
 	lags   lags
@@ -88,6 +89,9 @@ func (s *Source) init() {
 		}
 		if s.ReissueEvery == 0 {
 			s.ReissueEvery = defaultReissue
+		}
+		if s.answer == 0 {
+			s.answer = answerTimeout
 		}
 		s.alarms.kick = make(chan struct{}, 1)
 		s.lags.init()

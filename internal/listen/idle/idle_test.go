@@ -1,7 +1,6 @@
 package idle
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -46,11 +45,30 @@ type rig struct {
 	user    tenant.User
 	tenants *tenant.Store
 	keys    *seal.Keyring
-	log     bytes.Buffer
+	log     logs
+	run     func() // has Run run, once
 
 	mu      sync.Mutex
 	folders []string
 	held    chan error // of the newest Hold
+}
+
+// logs is what was logged.
+type logs struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *logs) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *logs) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 func newRig(tb testing.TB, h tenant.MailHost) *rig {
@@ -105,16 +123,19 @@ func newRig(tb testing.TB, h tenant.MailHost) *rig {
 		defer r.mu.Unlock()
 		return r.folders, nil
 	}
-	runCtx, cancel := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- r.Run(runCtx) }()
-	tb.Cleanup(func() { cancel(); must(tb, <-ended) })
+	r.run = sync.OnceFunc(func() {
+		ctx, cancel := context.WithCancel(ctx)
+		ended := make(chan error, 1)
+		go func() { ended <- r.Run(ctx) }()
+		tb.Cleanup(func() { cancel(); must(tb, <-ended) })
+	})
 	return r
 }
 
 // open holds a connection until the test ends, or it breaks.
 func (r *rig) open() *Conn {
 	r.tb.Helper()
+	r.run()
 	c, err := r.Open(r.tb.Context(), r.user)
 	must(r.tb, err)
 	held := make(chan error, 1)

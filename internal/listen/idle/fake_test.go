@@ -1,0 +1,462 @@
+package idle
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/posthorn-mail/posthorn/internal/event"
+	"github.com/posthorn-mail/posthorn/internal/imap"
+	"github.com/posthorn-mail/posthorn/internal/tenant"
+)
+
+// fake is a server with one mailbox and no more extensions than it is told.
+type fake struct {
+	caps   string
+	quirks string // "no uidnext", "deaf" (no answer to DONE), "restless" (EXISTS with each SEARCH), "full" (at login)
+
+	mu       sync.Mutex
+	validity int
+	next     int
+	seen     map[int]bool // by uid
+	modseq   int
+	given    []string // names of commands
+	conns    []net.Conn
+	tell     func(string) // to the connection that idles
+	listener net.Listener
+}
+
+func (f *fake) start(t *testing.T) *rig {
+	t.Helper()
+	f.validity, f.next, f.seen, f.modseq = 7, 1, map[int]bool{}, 1
+	var err error
+	f.listener, err = (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	must(t, err)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			conn, err := f.listener.Accept()
+			if err != nil {
+				return
+			}
+			f.mu.Lock()
+			f.conns = append(f.conns, conn)
+			f.mu.Unlock()
+			wg.Go(func() {
+				defer conn.Close()
+				f.serve(conn)
+			})
+		}
+	})
+	t.Cleanup(func() {
+		must(t, f.listener.Close())
+		f.drop()
+		wg.Wait()
+	})
+	return newRig(t, tenant.MailHost{IMAPHost: "127.0.0.1", IMAPPort: f.listener.Addr().(*net.TCPAddr).Port})
+}
+
+// drop ends all connections.
+func (f *fake) drop() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range f.conns {
+		_ = c.Close()
+	}
+}
+
+// idles waits until a connection does.
+func (f *fake) idles(r *rig) {
+	r.tb.Helper()
+	r.within(2*time.Second, "IDLE", func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.tell != nil
+	})
+}
+
+// add has n messages arrive, and tells of them where somebody idles.
+func (f *fake) add(n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for range n {
+		f.seen[f.next] = false
+		f.next++
+	}
+	f.modseq++
+	if f.tell != nil {
+		f.tell(fmt.Sprintf("* %d EXISTS\r\n", len(f.seen)))
+	}
+}
+
+func (f *fake) change(seen bool, uids ...int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, uid := range uids {
+		f.seen[uid] = seen
+	}
+	f.modseq++
+}
+
+// commands are what was given since the last call.
+func (f *fake) commands() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	all := f.given
+	f.given = nil
+	return all
+}
+
+func (f *fake) serve(conn net.Conn) {
+	in := bufio.NewReader(conn)
+	say := func(format string, args ...any) { _, _ = fmt.Fprintf(conn, format, args...) }
+	say("* OK [CAPABILITY %s] hi\r\n", f.caps)
+	idle := ""
+	for {
+		line, err := in.ReadString('\n')
+		if err != nil {
+			return
+		}
+		words := strings.Fields(line)
+		f.mu.Lock()
+		if words[0] == "DONE" {
+			f.tell = nil
+			if f.quirks != "deaf" {
+				say("%s OK\r\n", idle)
+			}
+			f.mu.Unlock()
+			continue
+		}
+		name := words[1]
+		if name == "UID" {
+			name += " " + words[2]
+		}
+		f.given = append(f.given, name)
+		answer := "OK"
+		switch name {
+		case "LOGIN":
+			if f.quirks == "full" {
+				answer = "NO [UNAVAILABLE] Maximum number of connections from user+IP exceeded"
+			}
+		case "EXAMINE":
+			say("* %d EXISTS\r\n* OK [UIDVALIDITY %d] x\r\n", len(f.seen), f.validity)
+			if f.quirks != "no uidnext" {
+				say("* OK [UIDNEXT %d] x\r\n", f.next)
+			}
+			if strings.Contains(f.caps, "CONDSTORE") {
+				say("* OK [HIGHESTMODSEQ %d] x\r\n", f.modseq)
+			}
+		case "STATUS":
+			say("* STATUS INBOX (UNSEEN %d)\r\n", len(f.find("UNSEEN")))
+		case "UID SEARCH":
+			if f.quirks == "restless" {
+				say("* %d EXISTS\r\n", len(f.seen))
+			}
+			say("* SEARCH %s\r\n", strings.Join(f.find(strings.Join(words[3:], " ")), " "))
+		case "UID FETCH":
+			for _, uid := range f.find("UID " + words[3]) {
+				say("* 1 FETCH (UID %s INTERNALDATE %q ENVELOPE (NIL \"mail %s\" ((NIL NIL \"zoe\" \"example.org\")) NIL NIL NIL NIL NIL NIL NIL))\r\n",
+					uid, time.Now().UTC().Format("02-Jan-2006 15:04:05 -0700"), uid)
+			}
+		case "IDLE":
+			idle = words[0]
+			say("+ idling\r\n")
+			f.tell = func(s string) { _, _ = io.WriteString(conn, s) }
+		case "CAPABILITY":
+			say("* CAPABILITY %s\r\n", f.caps)
+		}
+		if name != "IDLE" {
+			say("%s %s done\r\n", words[0], answer)
+		}
+		f.mu.Unlock()
+	}
+}
+
+// find returns the uids for which "UID 1:2,5:* UNSEEN UNDELETED", or less of it, holds.
+func (f *fake) find(what string) (all []string) {
+	for uid := 1; uid < f.next; uid++ {
+		seen, ok := f.seen[uid]
+		if !ok || seen && strings.Contains(what, "UNSEEN") {
+			continue
+		}
+		if rest, ok := strings.CutPrefix(what, "UID "); ok {
+			set, _, _ := strings.Cut(rest, " ")
+			in := func(r string) bool {
+				from, to, more := strings.Cut(r, ":")
+				if !more {
+					to = from
+				}
+				at := func(s string) int {
+					if s == "*" {
+						return f.next - 1
+					}
+					n, _ := strconv.Atoi(s)
+					return n
+				}
+				return min(at(from), at(to)) <= uid && uid <= max(at(from), at(to))
+			}
+			if !slices.ContainsFunc(strings.Split(set, ","), in) {
+				continue
+			}
+		}
+		all = append(all, strconv.Itoa(uid))
+	}
+	return all
+}
+
+// TestWithoutIdle: a server that tells nothing is asked, whatever else it lacks.
+func TestWithoutIdle(t *testing.T) {
+	t.Parallel()
+	for _, f := range []*fake{{caps: "IMAP4rev1"}, {caps: "IMAP4rev1", quirks: "no uidnext"}, {caps: "IMAP4rev1 CONDSTORE"}} {
+		t.Run(f.caps+f.quirks, func(t *testing.T) {
+			t.Parallel()
+			r := f.start(t)
+			r.PollEvery = 20 * time.Millisecond
+			f.add(1)
+			c := r.open()
+			if c.Mode() != ModePoll {
+				t.Errorf("mode %s", c.Mode())
+			}
+			f.add(1)
+			r.mail(event.Inbox, 2, "mail 2", 2)
+			f.add(2)
+			r.mail(event.Inbox, 4, "mail 4", 4)
+			f.change(true, 2, 3)
+			r.unseen(2)
+			f.drop()
+			if err := <-r.held; err == nil {
+				t.Error("the connection is gone, and Hold does not say so")
+			}
+			f.add(1)
+			r.open()
+			r.mail(event.Inbox, 5, "mail 5", 3)
+		})
+	}
+}
+
+// TestReissue: what the server did not tell is found when IDLE is issued again; and most connections cost one command.
+func TestReissue(t *testing.T) {
+	t.Parallel()
+	f := &fake{caps: "IMAP4rev1 IDLE CONDSTORE"}
+	r := f.start(t)
+	r.ReissueEvery = 50 * time.Millisecond
+	r.open()
+	f.mu.Lock()
+	f.seen[1], f.next, f.modseq = false, 2, 9
+	f.mu.Unlock()
+	r.mail(event.Inbox, 1, "mail 1", 1)
+	f.commands()
+	<-time.After(300 * time.Millisecond)
+	got := f.commands()
+	if n := len(got); n < 4 || slices.ContainsFunc(got, func(s string) bool { return s != "IDLE" && s != "EXAMINE" }) {
+		t.Errorf("commands while nothing happens: %v", got)
+	}
+}
+
+// TestTold: new mail at once, also without CONDSTORE and ESEARCH.
+func TestTold(t *testing.T) {
+	t.Parallel()
+	f := &fake{caps: "IMAP4rev1 IDLE"}
+	r := f.start(t)
+	r.open()
+	for i := range uint32(3) {
+		f.idles(r)
+		f.add(1)
+		r.mail(event.Inbox, i+1, fmt.Sprint("mail ", i+1), int(i+1))
+	}
+	if late := lagOf(t, r.Metrics.(*prometheus.Registry)); late < 0 || late > 2 {
+		t.Errorf("told after %v s", late)
+	}
+}
+
+// lagOf is the metric of the mail host "box".
+func lagOf(t *testing.T, reg *prometheus.Registry) float64 {
+	t.Helper()
+	families, err := reg.Gather()
+	must(t, err)
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if m.GetLabel()[0].GetValue() == "box" {
+				return m.GetGauge().GetValue()
+			}
+		}
+	}
+	return -1
+}
+
+// TestRestless: a server that always has more to say does not keep us busy.
+func TestRestless(t *testing.T) {
+	t.Parallel()
+	f := &fake{caps: "IMAP4rev1", quirks: "restless"}
+	r := f.start(t)
+	f.add(1)
+	c := r.open()
+	f.add(1)
+	c.Wake()
+	r.mail(event.Inbox, 2, "mail 2", 2)
+	f.commands()
+	<-time.After(1500 * time.Millisecond)
+	if got := f.commands(); len(got) > 30 {
+		t.Errorf("%d commands within 1.5 s", len(got))
+	}
+}
+
+func TestDeaf(t *testing.T) {
+	t.Parallel()
+	f := &fake{caps: "IMAP4rev1 IDLE", quirks: "deaf"}
+	r := f.start(t)
+	r.answer = 50 * time.Millisecond
+	c := r.open()
+	f.idles(r)
+	c.Wake()
+	if err := <-r.held; err == nil {
+		t.Error("a server that does not answer is taken for well")
+	}
+	c.Wake() // nothing happens to one that is gone
+}
+
+func TestFull(t *testing.T) {
+	t.Parallel()
+	f := &fake{caps: "IMAP4rev1 IDLE", quirks: "full"}
+	r := f.start(t)
+	if _, err := r.Open(t.Context(), r.user); !errors.Is(err, ErrLimit) {
+		t.Errorf("open: %v", err)
+	}
+}
+
+// TestLook is Look alone, by itself.
+func TestLook(t *testing.T) {
+	t.Parallel()
+	f := &fake{caps: "IMAP4rev1"}
+	r := f.start(t)
+	f.add(200)
+	f.change(true, 1, 120, 200)
+	client, err := r.Accounts.Dial(t.Context(), r.user)
+	must(t, err)
+	defer client.Close()
+	look := func(known event.Position, ok bool) event.Look {
+		t.Helper()
+		l, err := Look(t.Context(), client, r.user.ID, event.Inbox, known, ok)
+		must(t, err)
+		return l
+	}
+	for _, l := range []event.Look{look(event.Position{}, false), look(event.Position{UIDValidity: 6, UIDNext: 1, Recent: []uint32{1}}, true)} {
+		if l.UIDValidity != 7 || l.UIDNext != 201 || l.Unseen != 197 || len(l.New) != 0 || len(l.Gone) != 0 {
+			t.Errorf("of what nothing is known: %+v", l)
+		}
+	}
+	l := look(event.Position{UIDValidity: 7, UIDNext: 50, Recent: []uint32{49, 2, 1}}, true)
+	if len(l.New) != event.MaxNew || l.New[0].UID != 199 || l.New[99].UID != 99 || l.Unseen != 197 || !slices.Equal(l.Gone, []uint32{1}) {
+		t.Errorf("%d new from %d to %d, %d unseen, gone %v", len(l.New), l.New[0].UID, l.New[len(l.New)-1].UID, l.Unseen, l.Gone)
+	}
+	if ev := l.New[1]; ev.Kind != event.NewMail || ev.Address != "zoe@example.org" || ev.Subject != "mail 198" || ev.User != 1 || ev.Context != 1 || ev.Unseen != 197 {
+		t.Errorf("%+v", ev)
+	}
+	l = look(event.Position{UIDValidity: 7, UIDNext: 201, Recent: []uint32{199}}, true)
+	if len(l.New) != 0 || len(l.Gone) != 0 || l.UIDNext != 201 {
+		t.Errorf("nothing new: %+v", l)
+	}
+	f.mu.Lock()
+	f.validity = 0
+	f.mu.Unlock()
+	if _, err := Look(t.Context(), client, r.user.ID, event.Inbox, event.Position{}, false); !errors.Is(err, imap.ErrUnsupported) {
+		t.Errorf("without UIDVALIDITY: %v", err)
+	}
+}
+
+// TestAlarms rings in order, at the earliest time asked for, and not for those that are gone.
+func TestAlarms(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s Source
+		s.init()
+		var mu sync.Mutex
+		var rung []string
+		start := time.Now()
+		conn := func(name string) *Conn {
+			c := &Conn{s: &s, at: -1, bell: make(chan struct{}, 1)}
+			go func() {
+				for range c.bell {
+					mu.Lock()
+					rung = append(rung, fmt.Sprint(name, time.Since(start).Round(time.Second)))
+					mu.Unlock()
+				}
+			}()
+			return c
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { s.alarms.run(ctx, time.Now) })
+		a, b, c, d := conn("a"), conn("b"), conn("c"), conn("d")
+		s.alarms.set(a, start.Add(3*time.Hour))
+		s.alarms.set(a, start.Add(9*time.Hour)) // later than it is rung anyhow
+		s.alarms.set(b, start.Add(2*time.Hour))
+		s.alarms.set(c, start.Add(4*time.Hour))
+		s.alarms.set(c, start.Add(time.Second)) // earlier
+		s.alarms.set(d, start.Add(time.Second))
+		s.alarms.clear(d, true)
+		s.alarms.set(d, start.Add(time.Second))
+		<-time.After(10 * time.Hour)
+		synctest.Wait()
+		cancel()
+		wg.Wait()
+		if got := strings.Join(rung, " "); got != "c1s b2h0m0s a3h0m0s" {
+			t.Errorf("rung: %s", got)
+		}
+		for _, c := range []*Conn{a, b, c, d} {
+			close(c.bell)
+		}
+	})
+}
+
+// TestLag: several late mails in a row are a warning, and that is said once an hour.
+func TestLag(t *testing.T) {
+	var log strings.Builder
+	s := Source{Log: slog.New(slog.NewTextHandler(&log, nil))}
+	s.init()
+	now := time.Now()
+	told := func(n int, late time.Duration) {
+		for range n {
+			now = now.Add(time.Minute)
+			s.told(t.Context(), "box", now.Add(-late), now)
+		}
+	}
+	warnings := func(want int) {
+		t.Helper()
+		if n := strings.Count(log.String(), "tells of new mail late"); n != want {
+			t.Errorf("%d warnings, want %d", n, want)
+		}
+	}
+	told(lagCount-1, 25*time.Second)
+	told(1, 500*time.Millisecond)
+	told(lagCount-1, 25*time.Second)
+	told(9, 24*time.Hour) // imported
+	s.told(t.Context(), "other", now.Add(-time.Minute), now)
+	s.told(t.Context(), "box", time.Time{}, now)
+	told(1, -time.Minute) // their clock is ahead
+	warnings(0)
+	told(lagCount, 25*time.Second)
+	warnings(1)
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(s.lags.gauge)
+	if late := lagOf(t, reg); late != 25 {
+		t.Errorf("the metric says %v", late)
+	}
+	told(3*lagCount, 25*time.Second)
+	warnings(1)
+	now = now.Add(time.Hour)
+	told(lagCount, 25*time.Second)
+	warnings(2)
+}
