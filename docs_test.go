@@ -497,3 +497,33 @@ func TestDovecotSnippets(t *testing.T) {
 		t.Errorf("README.md shows %d snippets for Dovecot, want 2.3 and 2.4", shown)
 	}
 }
+
+// TestListenerFlow holds the picture of the listeners' flow, and the table below it, to the questions that the
+// code asks.
+func TestListenerFlow(t *testing.T) {
+	page, err := os.ReadFile("docs/operating.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	picture, err := os.ReadFile("docs/img/listener-flow.svg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, err := os.ReadFile("internal/listen/flow.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	questions := regexp.MustCompile(`\tAsk\w+ = "(\w+)"`).FindAllStringSubmatch(string(code), -1)
+	if len(questions) != 4 {
+		t.Fatalf("flow.go has %d questions: the test looks in the wrong place", len(questions))
+	}
+	drawn := regexp.MustCompile(`font-weight="600"[^>]*>(\w+)<`).FindAllStringSubmatch(string(picture), -1)
+	for i, q := range questions {
+		if !strings.Contains(string(page), "| `"+q[1]+"` | ") || !strings.Contains(string(page), "`listener."+q[1]+"`") {
+			t.Errorf("docs/operating.md does not explain %q", q[1])
+		}
+		if i >= len(drawn) || drawn[i][1] != q[1] {
+			t.Errorf("docs/img/listener-flow.svg draws %q, want %q as question %d", drawn, q[1], i+1)
+		}
+	}
+}

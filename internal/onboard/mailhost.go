@@ -58,6 +58,9 @@ func (d *Doctor) mailHost(ctx context.Context, req Request, h tenant.MailHost, u
 	if h.DoveadmURL != "" {
 		e.run(ctx, "doveadm", e.doveadm)
 	}
+	if h.Source == tenant.SourceMailNotify {
+		e.run(ctx, "mailnotify", e.mailNotify)
+	}
 	e.notify(ctx)
 	return e.Report
 }
@@ -223,6 +226,14 @@ func optional(name, with, without string) capability {
 		}
 		return skipped("not offered: %s", without)
 	}}
+}
+
+// mailNotify looks whether the datagrams of the mail server can be heard here.
+func (e *exam) mailNotify(context.Context) Check {
+	if !e.MailNotify {
+		return warning("set mailnotify.enabled on the node that the mail server sends to; one node is enough", "this node does not receive its reports")
+	}
+	return ok("this node receives its reports, if they are sent to mailnotify.listen")
 }
 
 // probeEntry is where annotations of our own go, each with another name: no registration is touched, nor what another

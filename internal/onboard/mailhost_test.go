@@ -188,6 +188,9 @@ func TestNoMetadata(t *testing.T) {
 		r.want(t, "tls", OK, "none is needed on this machine")
 		r.want(t, "METADATA", want, "not ")
 		r.want(t, "metadata_write", "", "")
+		if source == tenant.SourceMailNotify {
+			r.want(t, "mailnotify", Warning, "mailnotify.enabled")
+		}
 	}
 }
 

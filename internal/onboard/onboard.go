@@ -77,6 +77,8 @@ type Doctor struct {
 	// Ping asks the database, Listeners how many listeners are in which state.
 	Ping      func(context.Context) error
 	Listeners func(context.Context) (map[string]int, error)
+	// MailNotify: this server receives reports by UDP.
+	MailNotify bool
 	// Bus says what is wrong with the connection to the bus, Nodes who is heard on it.
 	Bus   func() error
 	Nodes func() []Node

@@ -24,7 +24,7 @@ func (s *Server) doctor(tenants *tenant.Store, accounts *account.Service, subs *
 		Tenants: tenants, Accounts: accounts, Transports: s.transports.all, Node: name,
 		NotifyLogin: s.cfg.Internal.Notify.Login, NotifyPassword: account.Password(s.state.notifyPassword),
 		Ping: s.db.Ping, Listeners: subs.CountListeners,
-		Bus: s.bus.Ready, Nodes: s.nodes,
+		MailNotify: s.mailNotify != nil, Bus: s.bus.Ready, Nodes: s.nodes,
 		Told: func(ctx context.Context, u tenant.UserID) (uint32, bool, error) {
 			p, known, err := d.Told(ctx, u, event.Inbox)
 			return p.UIDNext, known, err

@@ -229,6 +229,9 @@ func TestMailNotify(t *testing.T) {
 			t.Errorf("the phone shows %+v, want %s", got, subject)
 		}
 	}
+	if _, host := w.doctor(api.Doctor{User: "1@1"}); host["mailnotify"].State != "ok" {
+		t.Errorf("the doctor finds %+v", host["mailnotify"])
+	}
 	var list api.List[api.PushUser]
 	must(t, w.admin.Do(t.Context(), "GET", "/admin/v1/push/users", nil, nil, &list))
 	if len(list.Items) != 1 || list.Items[0].Source != "mailnotify" || list.Items[0].LastEvent == "" || list.Items[0].Node == "" {

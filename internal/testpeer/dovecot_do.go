@@ -123,6 +123,26 @@ func (d *Dovecot) ClearMetadata(tb testing.TB, user string) {
 	}
 }
 
+// SetPassword changes the password of one user; logins are judged by the new one from the next on.
+func (d *Dovecot) SetPassword(tb testing.TB, user, password string) {
+	tb.Helper()
+	path := filepath.Join(d.dir, "users")
+	text, err := os.ReadFile(path) //nolint:gosec // G304: our own file
+	if err != nil {
+		tb.Fatalf("read users: %v", err)
+	}
+	var b strings.Builder
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, user+":") {
+			line = fmt.Sprintf("%s:{PLAIN}%s::::::\n", user, password)
+		}
+		b.WriteString(line)
+	}
+	if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil { //nolint:gosec // G306: Dovecot's auth process is another user
+		tb.Fatalf("write users: %v", err)
+	}
+}
+
 // Doveadm runs Dovecot's administration program and returns what it printed.
 func (d *Dovecot) Doveadm(tb testing.TB, args ...string) string {
 	tb.Helper()
