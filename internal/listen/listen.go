@@ -329,6 +329,9 @@ func (s *Service) forget(e *entry) {
 // scanLoop compares all rows with the table: at start, when nodes come and go, when the bus may have lost a
 // word, and now and then.
 func (s *Service) scanLoop(ctx context.Context) {
+	if err := s.Subscriptions.Recheck(ctx); err != nil && ctx.Err() == nil {
+		s.Log.ErrorContext(ctx, "cannot read or write listeners", slog.Any("err", err))
+	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
