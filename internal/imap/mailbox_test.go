@@ -143,7 +143,7 @@ func TestStatusAndList(t *testing.T) {
 	})
 	equal(t, "updates", *got, []Update{Status{Mailbox: "other", Has: StatusUnseen, Unseen: 1}})
 	_, err = c.Status(t.Context(), "INBOX", StatusUnseen)
-	check(t, err, errAny)
+	check(t, err, ErrUnsupported)
 
 	c = play(t, greetBox+`C: p1 LIST (SUBSCRIBED) "" "*" RETURN (SPECIAL-USE STATUS (UIDNEXT UNSEEN))
 		S: * LIST (\Subscribed \NonExistent) "/" Old ("CHILDINFO" ("SUBSCRIBED") "OLDNAME" ("Older"))

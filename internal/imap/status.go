@@ -43,7 +43,8 @@ type Status struct {
 	GUID                 string
 }
 
-// Status asks for items of a mailbox, which should not be the selected one. The server may leave some out.
+// Status asks for items of a mailbox, which should not be the selected one. The server may leave some out. One that
+// answers for another name only, gives [ErrUnsupported].
 func (c *Client) Status(ctx context.Context, mailbox string, items StatusItems) (Status, error) {
 	var found *Status
 	err := c.do(ctx, "status", func() error {
@@ -74,7 +75,7 @@ func (c *Client) Status(ctx context.Context, mailbox string, items StatusItems) 
 			return err
 		}
 		if found == nil {
-			return c.fail(fmt.Errorf("status without an answer: %w", errSyntax))
+			return fmt.Errorf("an answer for this mailbox is %w", ErrUnsupported)
 		}
 		return nil
 	})

@@ -68,7 +68,7 @@ func (d *Doctor) bus(context.Context) Check {
 	if owners == 0 {
 		return warning("set listen.allow_permanent_push on one, or end its draining", "no node takes permanent listeners: %s", strings.Join(names, ", "))
 	}
-	return ok("nodes: %s; %d of them take permanent listeners", strings.Join(names, ", "), owners)
+	return ok("nodes: %s; taking permanent listeners: %d", strings.Join(names, ", "), owners)
 }
 
 // clock asks the kernel whether anything keeps its clock right: providers refuse tokens with a wrong time, and

@@ -70,7 +70,7 @@ func TestBus(t *testing.T) {
 		want  State
 		say   string
 	}{
-		"cluster":      {[]Node{{Name: "b", Owns: true}, {Name: "a"}}, nil, OK, "nodes: a, b; 1 of them take"},
+		"cluster":      {[]Node{{Name: "b", Owns: true}, {Name: "a"}}, nil, OK, "nodes: a, b; taking permanent listeners: 1"},
 		"nobody owns":  {[]Node{{Name: "a"}}, nil, Warning, "allow_permanent_push"},
 		"ignored":      {[]Node{{Name: "a", Owns: true}, {Name: "b", Ignored: "another key"}}, nil, Failed, "node b is ignored: another key"},
 		"disconnected": {nil, errors.New("no route"), Failed, "not connected: no route"},

@@ -325,7 +325,7 @@ func (c *Conn) lookFolders(ctx context.Context) (late error, left bool, err erro
 // refused reports whether the server answered, and the connection can be used on.
 func refused(err error) bool {
 	r, ok := errors.AsType[*imap.ResponseError](err)
-	return ok && r.Status != "BYE"
+	return ok && r.Status != "BYE" || errors.Is(err, imap.ErrUnsupported)
 }
 
 // watch has the server tell of the folders too, if it can. Polling goes on as a net: NOTIFY is young everywhere.

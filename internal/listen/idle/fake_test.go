@@ -314,6 +314,70 @@ func TestRestless(t *testing.T) {
 	}
 }
 
+// TestStoreFails: what cannot be read now is read later, and the connection stays.
+func TestStoreFails(t *testing.T) {
+	t.Parallel()
+	f := &fake{caps: "IMAP4rev1 IDLE"}
+	r := f.start(t)
+	var mu sync.Mutex
+	fault := errors.New("disk full")
+	r.Folders = func(context.Context, tenant.UserID) ([]string, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		return nil, fault
+	}
+	c := r.open()
+	if !strings.Contains(r.log.String(), "disk full") {
+		t.Errorf("logged: %s", r.log.String())
+	}
+	r.alarms.mu.Lock()
+	if soon := time.Until(c.due); soon > retryStore {
+		t.Errorf("tried again after %v", soon)
+	}
+	r.alarms.mu.Unlock()
+	mu.Lock()
+	fault = nil
+	mu.Unlock()
+	f.idles(r)
+	f.add(1)
+	r.mail(event.Inbox, 1, "mail 1", 1)
+}
+
+// TestNotified: of which folders the server tells, until it says that it lost count.
+func TestNotified(t *testing.T) {
+	t.Parallel()
+	f := &fake{caps: "IMAP4rev1 IDLE NOTIFY"}
+	r := f.start(t)
+	r.folders = []string{"Archive", "Lists"}
+	c := r.open()
+	if c.Mode() != ModeNotify {
+		t.Errorf("mode %s", c.Mode())
+	}
+	f.idles(r)
+	f.commands()
+	say := func(s string) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.tell(s)
+	}
+	say("* STATUS Drafts (UNSEEN 1)\r\n* OK Still here\r\n")
+	say("* STATUS Lists (UNSEEN 1)\r\n")
+	r.within(3*time.Second, "a look", func() bool { f.mu.Lock(); defer f.mu.Unlock(); return slices.Contains(f.given, "STATUS") })
+	if got := f.commands(); slices.Contains(got, "NOTIFY") {
+		t.Errorf("asked again: %v", got)
+	}
+	f.idles(r)
+	say("* OK [NOTIFICATIONOVERFLOW] too much\r\n")
+	r.within(3*time.Second, "NOTIFY again", func() bool { f.mu.Lock(); defer f.mu.Unlock(); return slices.Contains(f.given, "NOTIFY") })
+	r.within(3*time.Second, "its mode", func() bool { return c.Mode() == ModeNotify })
+	r.mu.Lock()
+	r.folders = nil
+	r.mu.Unlock()
+	f.idles(r)
+	c.Wake()
+	r.within(3*time.Second, "no more folders", func() bool { return c.Mode() == ModeIdle })
+}
+
 func TestDeaf(t *testing.T) {
 	t.Parallel()
 	f := &fake{caps: "IMAP4rev1 IDLE", quirks: "deaf"}

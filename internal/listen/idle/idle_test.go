@@ -40,13 +40,11 @@ func must(tb testing.TB, err error) {
 // rig is a source with one user, 1@1, whose phone wants to hear of the INBOX and of the Archive.
 type rig struct {
 	Source
-	tb      testing.TB
-	db      *db.DB
-	user    tenant.User
-	tenants *tenant.Store
-	keys    *seal.Keyring
-	log     logs
-	run     func() // has Run run, once
+	tb   testing.TB
+	db   *db.DB
+	user tenant.User
+	log  logs
+	run  func() // has Run run, once
 
 	mu      sync.Mutex
 	folders []string
@@ -78,14 +76,12 @@ func newRig(tb testing.TB, h tenant.MailHost) *rig {
 	must(tb, err)
 	keys, err := seal.ParseKeyFile(file)
 	must(tb, err)
-	r := &rig{tb: tb, keys: keys}
+	r := &rig{tb: tb}
 	r.db, err = db.Open(ctx, "sqlite:"+filepath.Join(tb.TempDir(), "posthorn.db"), db.Options{})
 	must(tb, err)
 	tb.Cleanup(func() { must(tb, r.db.Close()) })
 	tenants, err := tenant.New(r.db, keys, tenant.NotifyCredential{UserForm: tenant.FormLogin}, time.Now)
 	must(tb, err)
-	r.tenants = tenants
-	r.tenants = tenants
 	r.Log = slog.New(slog.NewTextHandler(&r.log, nil))
 	accounts := account.New(account.Config{
 		DB: r.db, Keys: keys, Tenants: tenants, Log: r.Log, Now: time.Now,
@@ -318,7 +314,9 @@ func TestDovecotHibernates(t *testing.T) {
 	d, r := dovecot(t, "imap_hibernate_timeout = 1s\nservice imap {\n  unix_listener imap-master {\n    user = $default_internal_user\n    mode = 0666\n  }\n  service_count = 1\n}\n"+
 		"service imap-hibernate {\n  unix_listener imap-hibernate {\n    mode = 0666\n  }\n}\n")
 	c := r.open()
-	<-time.After(2500 * time.Millisecond)
+	r.within(10*time.Second, "hibernation", func() bool {
+		return strings.Contains(d.Doveadm(t, "process", "status", "imap-hibernate"), "imap-hibernate")
+	})
 	for i := uint32(1); i < 3; i++ {
 		deliver(t, d, fmt.Sprint("mail ", i))
 		r.mail(event.Inbox, i, fmt.Sprint("mail ", i), int(i))
