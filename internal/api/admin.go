@@ -88,6 +88,7 @@ func (a *API) Admin() http.Handler {
 	a.route(mux, "/admin/v1/cluster/nodes", map[string]handler{"GET": a.listNodes})
 	a.route(mux, "/admin/v1/cluster/drain", map[string]handler{"PUT": a.drain, "DELETE": a.undrain})
 	a.route(mux, "/admin/v1/doctor", map[string]handler{"POST": a.doctor})
+	a.route(mux, "/admin/v1/credentials/rotate", map[string]handler{"POST": a.rotate})
 	a.route(mux, "/admin/v1/reload", map[string]handler{"POST": a.reload})
 	mux.HandleFunc("/", notFound)
 	return mux
@@ -100,6 +101,15 @@ func (a *API) reload(r *http.Request) (int, any, error) {
 		return 0, nil, problem.New(http.StatusUnprocessableEntity, "not_reloaded", err.Error())
 	}
 	return http.StatusOK, done, nil
+}
+
+func (a *API) rotate(r *http.Request) (int, any, error) {
+	var req Rotate
+	if err := decode(r, &req); err != nil {
+		return 0, nil, err
+	}
+	done, err := a.Rotate(r.Context(), req.After)
+	return http.StatusOK, done, err
 }
 
 func (a *API) listContexts(r *http.Request) (int, any, error) {

@@ -112,6 +112,26 @@ type Reloaded struct {
 	NeedsRestart []string `json:"needs_restart"`
 }
 
+// Rotate asks for the next batch of a rotation; Rotated is what became of it.
+type Rotate struct {
+	// After is Next of the answer before; "" begins.
+	After string `json:"after,omitempty"`
+}
+
+// Rotated is what a batch sealed anew.
+type Rotated struct {
+	// Key is the id of the key that everything is sealed with.
+	Key string `json:"key"`
+	// Total is about how many values there are, in the first answer.
+	Total int `json:"total,omitempty"`
+	// Seen were looked at, Changed of them sealed anew; Lost are those that no key opens.
+	Seen    int      `json:"seen"`
+	Changed int      `json:"changed"`
+	Lost    []string `json:"lost,omitempty"`
+	// Next is where the next batch begins; "" at the end.
+	Next string `json:"next,omitempty"`
+}
+
 // PushTest asks for a test notification to one device or to all devices of a user.
 type PushTest struct {
 	User   string `json:"user,omitempty"`

@@ -46,6 +46,8 @@ type API struct {
 	TrustedProxies []netip.Prefix
 	// VAPIDPublicKey is what browsers subscribe with; "" when Web Push is off.
 	VAPIDPublicKey func() string
+	// Rotate seals the next batch anew.
+	Rotate func(ctx context.Context, after string) (Rotated, error)
 	// Reload reads configuration and credentials again.
 	Reload func(ctx context.Context) (Reloaded, error)
 }

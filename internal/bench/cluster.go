@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"strconv"
@@ -20,7 +21,7 @@ const ownedWithin = 10 * time.Second
 
 // cluster runs three servers, has a fourth join, and kills two of them.
 func (r *runner) cluster(ctx context.Context) (err error) {
-	users, remembered := pick(r, 1000, 100), pick(r, 300, 30)
+	users, remembered := pick(r, 1000, 200), pick(r, 1000, 100)
 	m, err := r.imapServer(ctx, mailserverConfig{})
 	if err != nil {
 		return err
@@ -108,45 +109,52 @@ func mail(subject string) []byte {
 		"\r\nMessage-ID: <" + strconv.FormatInt(time.Now().UnixNano(), 36) + "@bench.example>\r\n\r\nDear all, please find the minutes below.\r\n")
 }
 
-// join starts a fourth node while mails come in, each for another user: so each must become one push.
+// join starts a fourth node while mails come in, from before until its share stands, each for another user:
+// so each must become one push.
 func (f *fleet) join(ctx context.Context, before view) error {
-	count := min(pick(f.r, 300, 60), f.users)
 	if err := f.apns.reset(ctx); err != nil {
 		return err
 	}
+	var after view
 	joined := make(chan error, 1)
+	go func() {
+		var err error
+		if pause(ctx, time.Second) {
+			err = f.start(ctx, f.nodes[3])
+		}
+		if err == nil {
+			after, err = f.stands(ctx, len(before.owner))
+		}
+		joined <- err
+	}()
 	var all sync.WaitGroup
 	var broken atomic.Pointer[error]
+	var err error
+	count, done := 0, false
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for i, user := range rand.Perm(f.users)[:count] { //nolint:gosec // no secret
-		if i == count/10 {
-			go func() { joined <- f.start(ctx, f.nodes[3]) }()
-		}
+	for _, user := range rand.Perm(f.users) { //nolint:gosec // no secret
 		select {
+		case err = <-joined:
+			done = true
 		case <-tick.C:
-		case <-ctx.Done():
 		}
+		if done {
+			break
+		}
+		count++
 		all.Go(func() {
 			if err := f.dovecot.deliver(ctx, []string{login(user)}, mail("join")); err != nil {
 				broken.Store(&err)
 			}
 		})
 	}
-	err := <-joined
+	if !done { // every user has one
+		err = <-joined
+	}
 	all.Wait()
 	if failed := broken.Load(); failed != nil {
 		err = errors.Join(err, fmt.Errorf("deliver: %w", *failed))
-	}
-	if err != nil {
-		return err
-	}
-	after, err := f.settled(ctx, time.Minute, len(before.owner), listeningStates...)
-	if err == nil {
-		err = until(ctx, time.Minute, "the fourth node has a share", func() (bool, error) {
-			after, err = f.view(ctx, f.nodes[0])
-			return after.share[f.nodes[3].id] > 0 && len(after.owner) >= len(before.owner), err
-		})
 	}
 	if err != nil {
 		return err
@@ -163,9 +171,27 @@ func (f *fleet) join(ctx context.Context, before view) error {
 	}
 	f.r.say("join: %d users moved to have %v, %d sends for %d mails", moved, after.share, s.Sends, count)
 	f.r.put("join.moved_pct", "%", 100*float64(moved)/float64(len(before.owner)))
+	f.r.put("join.mails", "mails", float64(count))
 	f.r.put("join.lost", "pushes", float64(count-s.Newest))
 	f.r.put("join.doubled", "pushes", float64(s.Sends-s.Devices))
 	return nil
+}
+
+// stands waits until the fourth node has a share and nobody's owner changed for a while.
+func (f *fleet) stands(ctx context.Context, users int) (v view, err error) {
+	const still = 3 * time.Second
+	changed := time.Now()
+	err = until(ctx, time.Minute, "the fourth node's share stands", func() (bool, error) {
+		next, err := f.view(ctx, f.nodes[0])
+		if !maps.Equal(next.owner, v.owner) {
+			v, changed = next, time.Now()
+		}
+		return v.share[f.nodes[3].name] > 0 && len(v.owner) >= users && time.Since(changed) >= still, err
+	})
+	if err != nil {
+		err = fmt.Errorf("%w: owners %v", err, v.share)
+	}
+	return v, err
 }
 
 // pushed waits until so many devices have the state of this uid, or the limit, and then for what nobody

@@ -37,7 +37,7 @@ type fleet struct {
 type node struct {
 	*rig
 	public, internal, route int // ports
-	id                      string
+	name                    string
 	socket                  http.Client
 }
 
@@ -84,6 +84,7 @@ func (r *runner) newFleet(ctx context.Context, c fleetConfig) (_ *fleet, err err
 	for i := range c.Nodes {
 		own := filepath.Join(dir, strconv.Itoa(i+1))
 		f.nodes = append(f.nodes, &node{
+			name:   "node" + strconv.Itoa(i+1),
 			rig:    &rig{r: r, dir: own, config: filepath.Join(own, "posthorn.yml")},
 			public: ports[3*i], internal: ports[3*i+1], route: ports[3*i+2],
 		})
@@ -123,6 +124,7 @@ func (f *fleet) write(n *node, id identity, extra string) error {
 		"apns.p8": id.tokenPEM, "ca.pem": id.caPEM, "password": []byte(notifyPassword),
 		"bus.key": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: id.leafKey}),
 		"posthorn.yml": fmt.Appendf(nil, `state_dir: state
+node_name: %s
 database: {url: %q}
 public: {listen: %q}
 internal: {listen: %q, notify: {password_file: password}}
@@ -131,7 +133,7 @@ transports:
   apns:
     enabled: true
     apps: [{topic: %s, key_file: apns.p8, key_id: %s, team_id: %s, url: %q, ca_file: ca.pem}]
-%s%s`, f.url, address(n.public), address(n.internal), apnsTopic, apnsKeyID, apnsTeamID, f.apns.ready.URL, f.routes(n), extra),
+%s%s`, n.name, f.url, address(n.public), address(n.internal), apnsTopic, apnsKeyID, apnsTeamID, f.apns.ready.URL, f.routes(n), extra),
 	}
 	for name, content := range files {
 		if err := os.WriteFile(filepath.Join(n.dir, name), content, 0o600); err != nil {
@@ -166,14 +168,11 @@ func (n *node) start(ctx context.Context) error {
 	if err := n.up(ctx); err != nil {
 		return err
 	}
-	state := filepath.Join(n.dir, "state")
-	raw, err := os.ReadFile(filepath.Join(state, "node-id")) //nolint:gosec // our own file
-	n.id = strings.TrimSpace(string(raw))
 	n.socket.Transport = &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
-		return d.DialContext(ctx, "unix", filepath.Join(state, "admin.sock"))
+		return d.DialContext(ctx, "unix", filepath.Join(n.dir, "state", "admin.sock"))
 	}}
-	return err
+	return nil
 }
 
 // stop ends a node politely.
@@ -231,15 +230,15 @@ func (n *node) list(ctx context.Context) ([]pushUser, error) {
 	return list.Items, json.NewDecoder(res.Body).Decode(&list)
 }
 
-// living are the ids of the nodes that run.
+// living are the names of the nodes that run.
 func (f *fleet) living() map[string]bool {
-	ids := map[string]bool{}
+	names := map[string]bool{}
 	for _, n := range f.nodes {
 		if n.serve != nil {
-			ids[n.id] = true
+			names[n.name] = true
 		}
 	}
-	return ids
+	return names
 }
 
 // view is the whole cluster's users as one node sees them.

@@ -98,10 +98,27 @@ func TestMailServer(t *testing.T) {
 	}
 }
 
-// TestPeers starts the real servers of a fleet and delivers a mail.
-func TestPeers(t *testing.T) {
+// TestHold is the idle and the reconnect line, small: users that were seeded are listened to.
+func TestHold(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	id, err := newIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := mailserverConfig{Certificate: id.leaf, CertificateKey: id.leafKey}
+	kib, again, err := testRunner(t).holdOn(ctx, 20, cfg, id)
+	if err != nil || kib <= 0 || again.rate <= 0 || len(again.talk) < 3 {
+		t.Errorf("%v KiB, %+v, %v", kib, again, err)
+	}
+}
+
+// TestFleet starts two nodes with the real servers of a fleet, and delivers a mail while they run and one
+// while they do not.
+func TestFleet(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	r := testRunner(t)
 	t.Cleanup(func() {
@@ -111,7 +128,9 @@ func TestPeers(t *testing.T) {
 			}
 		}
 	})
-	f, err := r.newFleet(ctx, fleetConfig{Nodes: 2, Users: 5, Stored: true, Host: seedHost{MasterLogin: masterLogin, MasterPassword: masterPassword}})
+	f, err := r.newFleet(ctx, fleetConfig{Nodes: 2, Users: 5, Host: seedHost{
+		Source: "dovecot", PasswordSource: "global", MasterLogin: masterLogin, MasterPassword: masterPassword,
+	}})
 	if errors.Is(err, errMissing) {
 		t.Skip(err)
 	} else if err != nil {
@@ -122,19 +141,37 @@ func TestPeers(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if err := f.dovecot.deliver(ctx, []string{login(1), login(2)}, mail("hello")); err != nil {
-		t.Error(err)
-	}
 	if n, err := f.dovecot.unregistered(ctx, 5); n != 5 || err != nil {
 		t.Errorf("%d are not registered, %v", n, err)
 	}
-	call := doveadmCall{"mailboxMetadataSet", map[string]any{
-		"user": login(3), "mailbox": "", "allowEmptyMailboxName": true, "key": metadataKey, "value": "user=4@1",
-	}, "t"}
-	if _, err := f.dovecot.doveadm(ctx, []doveadmCall{call}); err != nil {
-		t.Error(err)
+	if err := f.start(ctx, f.nodes...); err != nil {
+		t.Fatal(err)
 	}
-	if n, err := f.dovecot.unregistered(ctx, 5); n != 4 || err != nil {
+	v, err := f.settled(ctx, time.Minute, 5, listeningStates...)
+	if err != nil || v.share["node1"]+v.share["node2"] != 5 {
+		t.Fatalf("%v, %v", v.share, err)
+	}
+	if n, err := f.dovecot.unregistered(ctx, 5); n != 0 || err != nil {
 		t.Errorf("%d are not registered, %v", n, err)
+	}
+	all := []string{login(0), login(1), login(2), login(3), login(4)}
+	for i, told := range [][]string{all, all[1:3]} {
+		if err := f.dovecot.deliver(ctx, told, mail("hello")); err != nil {
+			t.Fatal(err)
+		}
+		if i == 1 {
+			if err := f.start(ctx, f.nodes...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if s, err := f.pushed(ctx, len(told), i+1, 30*time.Second); err != nil || s.Newest != len(told) || s.Sends != len(told) {
+			t.Errorf("mail %d: %+v, %v", i+1, s, err)
+		}
+		if i == 0 {
+			err := errors.Join(f.nodes[0].stop(), f.nodes[1].stop(), f.apns.reset(ctx))
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }

@@ -91,7 +91,7 @@ const pageNotes = `
   time and in a second, over crypto/tls as it comes and without sessions to resume; it looks at no answer. The fake counts
   logins above 450 in a second as refused: half more than ` + "`listen.host_logins_per_second`" + `.
 - ` + "`spread.*`, `join.*`, `failover.*`" + `: three servers, and a fourth that joins, on one PostgreSQL, meshed by TLS routes. 1,000
-  users are registered at a real Dovecot; 300 more are at a fake mail server with their passwords in the cluster's memory
+  users are registered at a real Dovecot; 1,000 more are at a fake mail server with their passwords in the cluster's memory
   alone, by a sign-in. ` + "`join.lost` and `join.doubled`" + `: while the fourth joins a mail is delivered every 50 ms, to another user
   each, as two to one device may rightly become one notification; lost are devices without theirs, doubled is every
   notification beyond. Then the fourth goes, the third is killed (` + "`seconds_3`" + `), and then the second (` + "`seconds_2`" + `): the seconds until

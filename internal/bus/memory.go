@@ -269,22 +269,18 @@ func (m *Memory) Len() int {
 	return m.count
 }
 
-// Each calls f for every entry, until it returns false. Entries put or deleted meanwhile may be among them or
-// not.
-func (m *Memory) Each(f func(key, value string) bool) {
-	for i := range shards {
-		for _, r := range m.some(i) {
-			if !r.dead && !f(r.key, r.value) {
-				return
-			}
-		}
-	}
-}
+// MemoryParts is into how many parts a Memory is divided.
+const MemoryParts = shards
 
-func (m *Memory) some(shard int) []record {
+// Part returns what one part of the map holds.
+func (m *Memory) Part(i int) map[string]string {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return m.records(shard, m.o.Now())
+	part := make(map[string]string, len(m.shards[i].live))
+	for key, e := range m.shards[i].live {
+		part[key] = e.value
+	}
+	return part
 }
 
 // run says what we hold, now and then, and copies from those who hold something else.

@@ -45,10 +45,9 @@ func put(t testing.TB, m *Memory, key, value string) {
 // content is all that a member holds.
 func content(m *Memory) map[string]string {
 	all := map[string]string{}
-	m.Each(func(key, value string) bool {
-		all[key] = value
-		return true
-	})
+	for i := range MemoryParts {
+		maps.Copy(all, m.Part(i))
+	}
 	return all
 }
 

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -100,4 +102,13 @@ func (b beat) member() Member {
 		m.Since = time.UnixMilli(b.Since)
 	}
 	return m
+}
+
+// fits reports whether nodes with these key checks open what each other seals.
+func fits(a, b string) bool {
+	opens := func(with, sealed string) bool {
+		by, _, _ := strings.Cut(sealed, ",")
+		return slices.Contains(strings.Split(with, ","), by)
+	}
+	return opens(a, b) && opens(b, a)
 }

@@ -40,3 +40,24 @@ func TestParseBeatRefuses(t *testing.T) {
 		}
 	}
 }
+
+func TestFits(t *testing.T) {
+	for _, tc := range []struct {
+		a, b string
+		want bool
+	}{
+		{"", "", true},
+		{"k", "k", true},
+		{"k", "l", false},
+		{"k", "", false},
+		{"new,old", "old", false}, // what it seals, the other cannot open
+		{"new,old", "old,new", true},
+		{"new,old", "new", true},
+		{"a,b", "b,c", false},
+		{"ab", "a", false},
+	} {
+		if fits(tc.a, tc.b) != tc.want || fits(tc.b, tc.a) != tc.want {
+			t.Errorf("%q and %q: not %v", tc.a, tc.b, tc.want)
+		}
+	}
+}

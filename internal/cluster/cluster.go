@@ -56,7 +56,8 @@ type Config struct {
 	Name, Version string
 	// Willing nodes own keys.
 	Willing bool
-	// KeyCheck is the same on all nodes whose credentials are sealed with the same key.
+	// KeyCheck is what seal.Keyring.KeyCheck says: a value for the key that seals here and, after commas, for those
+	// that open. Nodes of a cluster open what each other seals.
 	KeyCheck string
 	Log      *slog.Logger
 	Metrics  prometheus.Registerer
@@ -294,7 +295,7 @@ func refusal(self, b beat) error {
 	case b.ID == self.ID && (b.Joining || b.Answers == self.Process): // not the last words of our own former process
 		return fmt.Errorf("%w: %s (%s) runs with this id: the file node-id was copied with a state directory; remove it here, to have a new one made",
 			ErrIDTaken, b.Name, b.ID)
-	case b.Key != self.Key:
+	case !fits(b.Key, self.Key):
 		return fmt.Errorf("%w: node %s (%s) could not read what this node seals: make credentials.passphrase and the file seal.key in the state directory the same on all nodes",
 			ErrKeyDiffers, b.Name, b.ID)
 	}

@@ -70,7 +70,7 @@ func (v *view) hear(now time.Time, b beat) []news {
 	switch {
 	case b.Process == v.self.Process:
 		return nil // our own echo
-	case b.Key != v.self.Key:
+	case !fits(b.Key, v.self.Key):
 		return v.strange(now, b, OtherKey)
 	case b.ID == v.self.ID:
 		return v.strange(now, b, SameID)

@@ -356,7 +356,7 @@ type Credentials struct {
 	// Example: /etc/posthorn/passphrase
 	Passphrase Secret `yaml:"passphrase"`
 
-	// Passphrases of before, which open what they sealed until a rotation has sealed it anew.
+	// Passphrases of before, which open what they sealed until "posthorn credentials rotate" has sealed it anew.
 	OldPassphrases []OldPassphrase `yaml:"old_passphrases"`
 }
 

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -22,6 +23,8 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/event"
 	"github.com/posthorn-mail/posthorn/internal/seal"
+	"github.com/posthorn-mail/posthorn/internal/server"
+	"github.com/posthorn-mail/posthorn/internal/subscription"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
 	"github.com/posthorn-mail/posthorn/internal/testpeer"
 )
@@ -113,6 +116,44 @@ func tokens(t *testing.T, w *world) {
 	must(t, tenants.RemoveMailHost(t.Context(), "tokens"))
 }
 
+// rotated seals everything with another key, and again with that of the running server.
+func rotated(t *testing.T, w *world) {
+	d, err := db.Open(t.Context(), w.databaseURL, db.Options{Trace: w.trace})
+	must(t, err)
+	defer func() { must(t, d.Close()) }()
+	text, err := os.ReadFile(filepath.Join(w.stateDir, server.SealKeyFile))
+	must(t, err)
+	first, err := seal.ParseKeyFile(string(text))
+	must(t, err)
+	second, err := seal.ParseKeyFile(strings.Repeat("0f", seal.KeySize))
+	must(t, err)
+	old := account.New(account.Config{DB: d, Keys: first, Log: slog.New(slog.DiscardHandler), Now: time.Now, AttemptsPerLogin: 1, AttemptsPerAddress: 1})
+	must(t, old.PutToken(t.Context(), tenant.UserID{Context: 1, ID: 1}, "refresh"))
+	for _, keys := range []*seal.Keyring{seal.Join(second, first), seal.Join(first, second)} {
+		s := account.New(account.Config{DB: d, Keys: keys, Log: slog.New(slog.DiscardHandler), Now: time.Now, AttemptsPerLogin: 1, AttemptsPerAddress: 1})
+		subs := subscription.New(d, keys, nil, time.Now)
+		for name, reseal := range map[string]func(context.Context, string) (string, seal.Moved, error){
+			"subscriptions": subs.Reseal, "passwords": s.ResealPasswords, "tokens": s.ResealTokens,
+		} {
+			var all seal.Moved
+			for after := ""; ; {
+				next, m, err := reseal(t.Context(), after)
+				must(t, err)
+				if all.Add(m); next == "" {
+					break
+				}
+				after = next
+			}
+			if all.Seen == 0 || all.Changed != all.Seen || len(all.Lost) > 0 {
+				t.Errorf("%s: %+v", name, all)
+			}
+		}
+		must(t, s.ResealCheck(t.Context()))
+		must(t, s.CheckKey(t.Context()))
+	}
+	w.rotate(0)
+}
+
 // day uses everything that the API and the admin socket offer, until nothing is left.
 func day(t *testing.T, w *world) {
 	const alice, bob, password = "alice@rig.test", "bob@rig.test", "secret"
@@ -152,6 +193,7 @@ func day(t *testing.T, w *world) {
 		"transport": "fcm", "topics": []string{"mail:new:Lists"}, "token": watch.token, "expires": soon.UnixMilli(),
 	}, 201)
 
+	rotated(t, w)
 	admin("GET", "/admin/v1/push/trace/"+sub, nil, nil) // of a device that got nothing yet
 	for uid := 1; uid <= 2; uid++ {
 		deliver(alice, "1@1", uid)

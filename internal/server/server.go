@@ -217,11 +217,12 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 	if err != nil {
 		return err
 	}
+	rotate := &rotation{tenants: tenants, subs: subs, accounts: accounts, key: s.state.keys.KeyID(), log: s.log}
 	notifier.Lost = s.listen.Missed
 	a := &api.API{
 		Tenants: tenants, Accounts: accounts, Subscriptions: subs, Push: s.push, Listen: s.listen, Cluster: s.cluster,
 		LastEvents: dispatcher.LastEvents, Log: s.log, Now: now, TrustedProxies: cfg.Public.TrustedProxies,
-		VAPIDPublicKey: s.transports.publicKey, Reload: s.Reload, Doctor: s.doctor(tenants, accounts, subs, dispatcher),
+		VAPIDPublicKey: s.transports.publicKey, Reload: s.Reload, Rotate: rotate.Rotate, Doctor: s.doctor(tenants, accounts, subs, dispatcher),
 	}
 	s.public.server = newHTTPServer(a.Public(), s.log)
 	s.internal.server = newHTTPServer(s.internalMux(notifier, reg), s.log)

@@ -46,6 +46,7 @@ type world struct {
 	validity string // of the INBOX that notify tells of; "" is one that no server has
 
 	trace  func(string)
+	logged *bytes.Buffer // unless nil, what the server logs; to be read when it is stopped
 	lease  time.Duration
 	server *server.Server // that start made
 	stop   func()         // of the running server
@@ -123,7 +124,11 @@ func (w *world) start() {
 	if len(warnings) > 0 {
 		w.tb.Errorf("configuration warnings: %v", warnings)
 	}
-	log := slog.New(slog.NewTextHandler(w.tb.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	output := w.tb.Output()
+	if w.logged != nil {
+		output = io.MultiWriter(output, w.logged)
+	}
+	log := slog.New(slog.NewTextHandler(output, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	s, err := server.New(w.tb.Context(), cfg, server.Options{Log: log, TraceQuery: w.trace, Lease: w.lease, LoadConfig: func() (*config.Config, error) {
 		cfg, _, err := load()
 		return cfg, err
