@@ -433,6 +433,17 @@ func TestLook(t *testing.T) {
 	if len(l.New) != 0 || len(l.Gone) != 0 || l.UIDNext != 201 {
 		t.Errorf("nothing new: %+v", l)
 	}
+	l = look(event.Position{UIDValidity: 7, UIDNext: 199, Recent: []uint32{198, 197}}, true)
+	if len(l.New) != 1 || l.New[0].UID != 199 || len(l.Gone) != 0 {
+		t.Errorf("one new: %+v", l)
+	}
+	f.mu.Lock()
+	f.next = 300 // what came was removed
+	f.mu.Unlock()
+	l = look(event.Position{UIDValidity: 7, UIDNext: 201}, true)
+	if len(l.New) != 0 || l.UIDNext != 300 {
+		t.Errorf("nothing left of what came: %+v", l)
+	}
 	f.mu.Lock()
 	f.validity = 0
 	f.mu.Unlock()

@@ -125,7 +125,7 @@ func (s *Source) Open(ctx context.Context, u tenant.User) (*Conn, error) {
 	}
 	client.Handle(c.heard)
 	if err := c.tend(ctx, wantInbox|wantFolders); err != nil {
-		client.Close()
+		c.Close()
 		return nil, limit(err)
 	}
 	return c, nil
