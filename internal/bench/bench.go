@@ -235,6 +235,11 @@ func pause(ctx context.Context, d time.Duration) bool {
 
 // until polls what only another process can tell.
 func until(ctx context.Context, limit time.Duration, what string, ok func() (bool, error)) error {
+	return seldom(ctx, limit, 20*time.Millisecond, what, ok)
+}
+
+// seldom is until for what takes the other process some CPU.
+func seldom(ctx context.Context, limit, every time.Duration, what string, ok func() (bool, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for {
@@ -242,7 +247,7 @@ func until(ctx context.Context, limit time.Duration, what string, ok func() (boo
 		if err != nil || done {
 			return err
 		}
-		if !pause(ctx, 20*time.Millisecond) {
+		if !pause(ctx, every) {
 			return fmt.Errorf("waited %s in vain: %s", limit, what)
 		}
 	}

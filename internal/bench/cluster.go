@@ -181,7 +181,7 @@ func (f *fleet) join(ctx context.Context, before view) error {
 func (f *fleet) stands(ctx context.Context, users int) (v view, err error) {
 	const still = 3 * time.Second
 	changed := time.Now()
-	err = until(ctx, time.Minute, "the fourth node's share stands", func() (bool, error) {
+	err = seldom(ctx, time.Minute, lookEvery, "the fourth node's share stands", func() (bool, error) {
 		next, err := f.view(ctx, f.nodes[0])
 		if !maps.Equal(next.owner, v.owner) {
 			v, changed = next, time.Now()
@@ -282,7 +282,7 @@ func (f *fleet) killed(ctx context.Context, victim, users int) (seconds float64,
 		if !judged && now >= ownedWithin {
 			judged, unowned = true, users-len(v.owner)
 		}
-		pause(ctx, 50*time.Millisecond)
+		pause(ctx, 100*time.Millisecond)
 	}
 	if err := <-looked; err != nil {
 		return 0, 0, 0, err

@@ -264,9 +264,12 @@ func (f *fleet) view(ctx context.Context, n *node) (view, error) {
 	return v, err
 }
 
+// lookEvery is how often the list of all users is asked for: it takes the node a tenth of that.
+const lookEvery = 250 * time.Millisecond
+
 // settled waits until so many users have an owner that lives and are in one of the states.
 func (f *fleet) settled(ctx context.Context, limit time.Duration, users int, states ...string) (v view, err error) {
-	err = until(ctx, limit, fmt.Sprintf("%d users %s", users, strings.Join(states, " or ")), func() (bool, error) {
+	err = seldom(ctx, limit, lookEvery, fmt.Sprintf("%d users %s", users, strings.Join(states, " or ")), func() (bool, error) {
 		v, err = f.view(ctx, f.nodes[0])
 		n := 0
 		for _, s := range states {
