@@ -179,7 +179,7 @@ func (l *serverLog) tell(format string, args []any) {
 // The methods of server.Logger.
 
 func (l *serverLog) Errorf(format string, args ...any) { l.tell(format, args) }
-func (l *serverLog) Warnf(format string, args ...any)  { l.tell(format, args) }
+func (l *serverLog) Warnf(string, ...any)              {} // of how it is set up, which is our doing
 func (l *serverLog) Noticef(string, ...any)            {}
 func (l *serverLog) Debugf(string, ...any)             {}
 func (l *serverLog) Tracef(string, ...any)             {}
@@ -227,7 +227,7 @@ func (b *Bus) watchRoutes(ctx context.Context) {
 		}
 		for rid, r := range known {
 			if now[rid] == nil {
-				b.log.WarnContext(ctx, "bus route down", slog.String("address", r.IP))
+				b.log.InfoContext(ctx, "bus route down", slog.String("address", r.IP))
 			}
 		}
 		known = now

@@ -130,6 +130,9 @@ func TestMesh(t *testing.T) {
 	if one.Alone() || !open(t, "").Alone() {
 		t.Error("alone")
 	}
+	if strings.Contains(one.log.String(), "level=WARN") {
+		t.Errorf("log: %s", one.log)
+	}
 	got, _ := inbox(t, one, hello)
 	connected(t, three, one) // so that three knows of hello as well
 	for range 10 {

@@ -14,8 +14,11 @@ package listen
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -86,6 +89,7 @@ type Service struct {
 	Config
 	wake      chan struct{} // there is something to begin
 	rescan    chan struct{} // all rows are to be compared
+	rehost    chan struct{} // mail hosts may have changed
 	gauge     *prometheus.GaugeVec
 	holders   sync.WaitGroup // of connections
 	answering chan struct{}  // a place for each answer to another node
@@ -97,7 +101,9 @@ type Service struct {
 	scans   uint64
 	dirty   map[tenant.UserID]*entry // with something that is not recorded
 	stopped bool
-	missed  bool // reports of mail servers were lost: everybody is to be looked at
+	// settings are those of the mail hosts that the listeners were made with.
+	settings map[string]tenant.MailHost
+	missed   bool // reports of mail servers were lost: everybody is to be looked at
 	// restUntil keeps everything back after the store failed: to ask mail servers what cannot be
 	// written down would be to ask them again at once.
 	restUntil time.Time
@@ -106,15 +112,16 @@ type Service struct {
 // New returns a Service. Nothing is dialled before Run.
 func New(c Config) (*Service, error) {
 	s := &Service{
-		Config: c, wake: make(chan struct{}, 1), rescan: make(chan struct{}, 1), answering: make(chan struct{}, 256),
+		Config: c, wake: make(chan struct{}, 1), rescan: make(chan struct{}, 1), rehost: make(chan struct{}, 1), answering: make(chan struct{}, 256),
 		table: newTable(c.AtOnce, c.LoginsPerSecond, c.HostLoginsPerSecond), look: map[tenant.UserID]bool{},
-		dirty: map[tenant.UserID]*entry{},
+		dirty: map[tenant.UserID]*entry{}, settings: map[string]tenant.MailHost{},
 	}
 	s.gauge = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "posthorn_listeners",
 		Help: "Users whose new mail is to be reported to us, by the state of that; counted once a minute.",
 	}, []string{"state"})
 	c.Subscriptions.Watch(s.Changed)
+	c.Tenants.Watch(func() { signal(s.rehost) })
 	return s, c.Metrics.Register(s.gauge)
 }
 
@@ -329,8 +336,12 @@ func (s *Service) forget(e *entry) {
 // scanLoop compares all rows with the table: at start, when nodes come and go, when the bus may have lost a
 // word, and now and then.
 func (s *Service) scanLoop(ctx context.Context) {
+	if err := s.Subscriptions.Recheck(ctx); err != nil && ctx.Err() == nil {
+		s.Log.ErrorContext(ctx, "cannot read or write listeners", slog.Any("err", err))
+	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	hosts := false // are to be compared too
 	for {
 		select {
 		case <-ctx.Done():
@@ -338,9 +349,16 @@ func (s *Service) scanLoop(ctx context.Context) {
 		case <-timer.C:
 		case <-s.rescan:
 		case <-s.Cluster.Watch():
+		case <-s.rehost:
+			hosts = true
 		}
 		next := scanEvery
-		if err := s.scan(ctx); err != nil {
+		err := s.scan(ctx)
+		if err == nil && hosts {
+			err = s.compareHosts(ctx)
+			hosts = err != nil
+		}
+		if err != nil {
 			s.mu.Lock()
 			s.rest(ctx, err)
 			s.mu.Unlock()
@@ -348,6 +366,40 @@ func (s *Service) scanLoop(ctx context.Context) {
 		}
 		timer.Reset(next)
 	}
+}
+
+// compareHosts makes the listeners anew at mail hosts whose settings are others than they were.
+func (s *Service) compareHosts(ctx context.Context) error {
+	s.mu.Lock()
+	names := slices.Clone(s.turn)
+	s.mu.Unlock()
+	for _, name := range names {
+		h, err := s.Tenants.MailHost(ctx, name)
+		if errors.Is(err, tenant.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("compare mail hosts: %w", err)
+		}
+		s.mu.Lock()
+		if old, ok := s.settings[name]; ok && !reflect.DeepEqual(old, h) {
+			s.host(name).known = false
+			for _, e := range s.entries {
+				if e.MailHost != name || !e.leaving.IsZero() {
+					continue
+				}
+				if e.conn != nil {
+					e.conn.Close()
+					e.conn = nil
+				}
+				s.schedule(e, s.Now(), true)
+			}
+		}
+		s.settings[name] = h
+		s.mu.Unlock()
+	}
+	signal(s.wake)
+	return nil
 }
 
 func (s *Service) scan(ctx context.Context) error {

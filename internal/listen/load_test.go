@@ -256,3 +256,26 @@ func TestMissed(t *testing.T) {
 		}
 	})
 }
+
+// TestMailHostChanges: listeners follow what the operator changes of their mail host, at once.
+func TestMailHostChanges(t *testing.T) {
+	t.Parallel()
+	d := testpeer.StartDovecot(t, testpeer.DovecotConfig{Users: map[string]string{login(1): secret}})
+	f := newFixture(t, testpeer.SQLiteURL(t), at(d), 1)
+	f.subscribe(t, user(1), time.Time{})
+	f.start(t)
+	for _, step := range []struct{ source, state string }{
+		{tenant.SourceDovecot, subscription.Registered}, {tenant.SourceIdle, subscription.Listening}, {tenant.SourceDovecot, subscription.Registered},
+	} {
+		_, err := f.Tenants.ChangeMailHost(t.Context(), "dove", func(h *tenant.MailHost) (string, error) { h.Source = step.source; return "", nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		until(t, step.source+": "+step.state, func() bool { return f.known(user(1)).State == step.state })
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if e := f.entries[user(1)]; e.conn != nil || e.source != tenant.SourceDovecot {
+		t.Errorf("a connection is left, source %s", e.source)
+	}
+}

@@ -203,6 +203,11 @@ func (s *Service) work(ctx context.Context, j job) (found, error) {
 	if !j.desired {
 		return s.remove(ctx, j, u, s.sourceOf(h))
 	}
+	s.mu.Lock()
+	if _, ok := s.settings[h.Name]; !ok {
+		s.settings[h.Name] = h
+	}
+	s.mu.Unlock()
 	f, err := s.listen(ctx, j, u, h)
 	if err == nil && j.counts && j.Rejected+1 == s.Rejections && errors.Is(f.err, account.ErrBadLogin) {
 		err = s.Dispatcher.AskSignIn(ctx, u.ID)

@@ -237,3 +237,53 @@ func (s *Store) RemoveListener(ctx context.Context, u tenant.UserID) error {
 		return err
 	})
 }
+
+const sqlWantedClients = `SELECT s.context_id, s.user_id, s.client, COALESCE(l.wanted, 0) FROM subscriptions s
+	LEFT JOIN listeners l ON l.context_id = s.context_id AND l.user_id = s.user_id
+	WHERE s.expires_ms = 0 OR s.expires_ms > ? ORDER BY s.context_id, s.user_id`
+
+// Recheck makes wanted listeners agree with the clients that are allowed, which may be others than at the last start.
+func (s *Store) Recheck(ctx context.Context) error {
+	wrong, err := s.disagreeing(ctx)
+	if err != nil {
+		return fmt.Errorf("compare listeners with allowed clients: %w", err)
+	}
+	for batch := range slices.Chunk(wrong, 100) {
+		if err := s.change(ctx, func(context.Context, *db.Tx) ([]tenant.UserID, error) { return batch, nil }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// disagreeing lists the users whose listener is wanted and should not be, or the other way round.
+func (s *Store) disagreeing(ctx context.Context) (wrong []tenant.UserID, err error) {
+	rows, err := s.db.Query(ctx, sqlWantedClients, db.Millis(s.now()))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var u tenant.UserID
+	var wanted, allowed bool
+	judge := func() {
+		if wanted != allowed {
+			wrong = append(wrong, u)
+		}
+	}
+	for rows.Next() {
+		var next tenant.UserID
+		var client string
+		var is int64
+		if err := rows.Scan(&next.Context, &next.ID, &client, &is); err != nil {
+			return nil, err
+		}
+		if next != u {
+			judge()
+			u, allowed = next, false
+		}
+		wanted = is == 1
+		allowed = allowed || s.allowed(client)
+	}
+	judge()
+	return wrong, rows.Err()
+}

@@ -1,11 +1,13 @@
 package subscription_test
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/subscription"
 )
 
@@ -184,5 +186,27 @@ func TestFolders(t *testing.T) {
 		want("Boss", "Lists/Go", "Work")
 		f.pass(time.Hour)
 		want("Boss")
+	})
+}
+
+// TestRecheck: other clients are allowed than when the subscriptions were made.
+func TestRecheck(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		f.subscribe(t, session(1, "s"), request("phone"))
+		f.subscribe(t, session(2, "s"), request("tablet"))
+		banned := request("watch")
+		banned.Client = "banned"
+		f.subscribe(t, session(3, "s"), banned)
+		f.wantOwners(t, "1@1 listens, 1@1 phone, 2@1 listens, 2@1 tablet, 3@1 watch")
+		f.write(t, func(ctx context.Context, tx *db.Tx) error { // as if the configuration had said so
+			_, err := tx.Exec(ctx, "UPDATE subscriptions SET client = CASE WHEN user_id = 2 THEN 'banned' WHEN user_id = 3 THEN 'app' ELSE client END")
+			return err
+		})
+		f.watched = nil
+		if err := f.Recheck(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		f.wantOwners(t, "1@1 listens, 1@1 phone, 2@1 tablet, 3@1 listens, 3@1 watch")
+		f.wantWatched(t, 2, 3)
 	})
 }

@@ -43,14 +43,14 @@ type home struct {
 	damaged error
 }
 
-func newCache(last func(context.Context) (int64, error)) cache {
+func newCache(last func(context.Context) (int64, error), forget func()) cache {
 	c := cache{
 		speakers: bus.NewCache[string, hostRow](maxCached),
 		logins:   bus.NewCache[string, []resident](maxCached),
 		users:    bus.NewCache[UserID, []resident](maxCached),
 		hosts:    bus.NewCache[string, *home](maxCached),
 	}
-	c.ledger = bus.NewLedger(last, c.forget)
+	c.ledger = bus.NewLedger(last, forget)
 	return c
 }
 
@@ -60,6 +60,16 @@ func (c *cache) forget() {
 	c.users.DropAll()
 	c.hosts.DropAll()
 }
+
+// forget drops everything: mail hosts have changed, or something was missed.
+func (s *Store) forget() {
+	s.cache.forget()
+	s.watch()
+}
+
+// Watch has f called when mail hosts may have changed, here or on another node. f must not wait. Watch comes before
+// the store is used concurrently.
+func (s *Store) Watch(f func()) { s.watch = f }
 
 // check comes before any of the caches is used.
 func (s *Store) check(ctx context.Context) error {
@@ -198,7 +208,7 @@ func (s *Store) change(ctx context.Context, fn func(context.Context, *db.Tx) (Us
 // changed forgets a user, or without one everything: mail hosts change rarely.
 func (s *Store) changed(id UserID, key string) {
 	if id == (UserID{}) {
-		s.cache.forget()
+		s.forget()
 		return
 	}
 	s.cache.logins.Drop(key)
@@ -224,6 +234,6 @@ func (s *Store) Join(ctx context.Context, b *bus.Bus, log *slog.Logger) error {
 		u, _ := ParseUserID(name) // none: everything
 		s.changed(u, key)
 		s.cache.ledger.Heard(n)
-	}, func(context.Context) { s.cache.forget() })
+	}, func(context.Context) { s.forget() })
 	return err
 }

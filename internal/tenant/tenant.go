@@ -84,6 +84,7 @@ type Store struct {
 	now   func() time.Time
 
 	cache cache
+	watch func()   // see Watch
 	bus   *bus.Bus // nil before Join
 }
 
@@ -104,8 +105,8 @@ func New(d *db.DB, keys *seal.Keyring, dflt NotifyCredential, now func() time.Ti
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{db: d, keys: keys, alias: alias, dflt: dflt, now: now}
-	s.cache = newCache(s.lastChange)
+	s := &Store{db: d, keys: keys, alias: alias, dflt: dflt, now: now, watch: func() {}}
+	s.cache = newCache(s.lastChange, s.forget)
 	return s, nil
 }
 

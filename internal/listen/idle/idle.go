@@ -74,6 +74,8 @@ const (
 	tendTimeout   = 2 * time.Minute
 	// settle is how long changes other than new mail may gather: one by one they come when many are marked as read.
 	settle = time.Second
+	// lookAgain is when to look again after something changed while we looked.
+	lookAgain = time.Minute
 	// retryStore is when to look again after the store failed us.
 	retryStore = 15 * time.Second
 	// maxFolders bounds the folders of one user that are looked at.
@@ -125,7 +127,7 @@ func (s *Source) Open(ctx context.Context, u tenant.User) (*Conn, error) {
 	}
 	client.Handle(c.heard)
 	if err := c.tend(ctx, wantInbox|wantFolders); err != nil {
-		client.Close()
+		c.Close()
 		return nil, limit(err)
 	}
 	return c, nil
