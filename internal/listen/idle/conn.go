@@ -30,7 +30,9 @@ type Conn struct {
 
 	// Of the goroutine that tends, or reads.
 	tending bool
+	stale   bool     // something changed while it was looked at
 	exists  uint32   // messages in the INBOX
+	told    uint32   // as many the server told of while the INBOX was looked at
 	folders []string // beside the INBOX
 	watched []string // of these, those that the server tells of
 	polled  time.Time
@@ -152,17 +154,17 @@ func (c *Conn) heard(u imap.Update) {
 	now := c.s.Now()
 	switch u := u.(type) {
 	case imap.Exists:
-		more := uint32(u) > c.exists
-		if !c.tending {
-			c.exists = uint32(u)
-		}
-		if more || c.tending {
+		if c.tending { // tend judges it when it knows how many there are
 			c.heardAt.Store(now.UnixMilli())
-			c.want.Or(wantInbox)
-			if !c.tending {
-				c.want.Or(wantNew)
-				c.rouse()
-			}
+			c.told = max(c.told, uint32(u))
+			return
+		}
+		more := uint32(u) > c.exists
+		c.exists = uint32(u)
+		if more {
+			c.heardAt.Store(now.UnixMilli())
+			c.want.Or(wantInbox | wantNew)
+			c.rouse()
 		}
 	case imap.Expunged:
 		if !c.tending {
@@ -189,18 +191,21 @@ func (c *Conn) heard(u imap.Update) {
 	}
 }
 
-// changed has what is not urgent looked at soon, together with what else comes until then.
+// changed has what is not urgent looked at soon, together with what else comes until then. While we look ourselves
+// there is no hurry: most of it is in what we see, and some servers tell flags each time a folder is opened.
 func (c *Conn) changed(now time.Time, want uint32) {
 	c.heardAt.Store(now.UnixMilli())
-	c.want.Or(want)
-	if !c.tending { // or it is looked again anyhow
-		c.s.alarms.set(c, now.Add(settle))
+	if c.tending {
+		c.stale = true
+		return
 	}
+	c.want.Or(want)
+	c.s.alarms.set(c, now.Add(settle))
 }
 
 // tend looks at what is wanted, and sets the next alarm. An error is the connection's end.
 func (c *Conn) tend(ctx context.Context, want uint32) error {
-	c.tending = true
+	c.tending, c.stale, c.told = true, false, 0
 	defer func() { c.tending = false }()
 	c.s.alarms.clear(c, false)
 	if len(c.folders) > 0 && c.s.Now().Sub(c.polled) >= c.s.PollEvery*9/10 { // the INBOX alone may keep us busy
@@ -224,6 +229,9 @@ func (c *Conn) tend(ctx context.Context, want uint32) error {
 				c.want.Or(wantInbox)
 			}
 		}
+		if c.told > c.exists {
+			c.want.Or(wantInbox)
+		}
 		want = c.want.Swap(0)
 	}
 	next := c.s.ReissueEvery
@@ -234,6 +242,9 @@ func (c *Conn) tend(ctx context.Context, want uint32) error {
 	if later != nil {
 		c.s.Log.ErrorContext(ctx, "folder could not be compared with what was told of it", slog.String("account", c.user.String()), slog.Any("err", later))
 		next = min(next, retryStore)
+	}
+	if c.stale {
+		next = min(next, lookAgain)
 	}
 	if want != 0 {
 		c.want.Or(want)
@@ -249,6 +260,7 @@ func (c *Conn) look(ctx context.Context, folder string, told bool) (late, err er
 	if err != nil {
 		return fmt.Errorf("find what was told: %w", err), c.reopen(ctx, folder)
 	}
+	c.told = 0
 	s, err := look(ctx, c.client, c.user, folder, known, ok, c.s.Now())
 	if err != nil {
 		return nil, err

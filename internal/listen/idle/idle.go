@@ -74,6 +74,8 @@ const (
 	tendTimeout   = 2 * time.Minute
 	// settle is how long changes other than new mail may gather: one by one they come when many are marked as read.
 	settle = time.Second
+	// lookAgain is when to look again after something changed while we looked.
+	lookAgain = time.Minute
 	// retryStore is when to look again after the store failed us.
 	retryStore = 15 * time.Second
 	// maxFolders bounds the folders of one user that are looked at.
