@@ -42,7 +42,7 @@ func (r *runner) cluster(ctx context.Context) (err error) {
 	if err := f.signIn(ctx, users, remembered); err != nil {
 		return err
 	}
-	v, err := f.settled(ctx, 2*time.Minute, users+remembered, listeningStates...)
+	v, err := f.settled(ctx, 5*time.Minute, users+remembered, listeningStates...)
 	if err != nil {
 		return err
 	}
