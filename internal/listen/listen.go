@@ -278,7 +278,7 @@ func (s *Service) adopt(l subscription.Listener, now time.Time) *entry {
 		return nil
 	}
 	if e == nil {
-		e = &entry{Listener: l, index: -1}
+		e = &entry{Listener: l, index: -1, well: wellState(l)}
 		e.permanent = permanent
 		s.entries[l.User] = e
 		s.schedule(e, now, false)
@@ -500,6 +500,11 @@ func (s *Service) write(ctx context.Context, which func(*entry) bool) {
 			}
 			delete(s.dirty, u)
 			e.unwritten = time.Time{}
+			now := wellState(e.Listener)
+			same := now != "" && now == e.well // it broke and came back meanwhile
+			if e.well = now; same {
+				continue
+			}
 			if batch = append(batch, e.Listener); len(batch) == writeAtOnce {
 				break
 			}
@@ -514,6 +519,7 @@ func (s *Service) write(ctx context.Context, which func(*entry) bool) {
 			s.rest(ctx, err)
 			for _, l := range batch {
 				if e := s.entries[l.User]; e != nil {
+					e.well = ""
 					s.unwritten(e, s.Now())
 				}
 			}

@@ -279,3 +279,38 @@ func TestMailHostChanges(t *testing.T) {
 		t.Errorf("a connection is left, source %s", e.source)
 	}
 }
+
+// TestBreakAndComeBack: connections that break and are made anew soon are not worth a write; one that stays away is.
+func TestBreakAndComeBack(t *testing.T) {
+	t.Parallel()
+	d := testpeer.StartDovecot(t, testpeer.DovecotConfig{Users: map[string]string{login(1): secret}, NoMetadata: true})
+	h := at(d)
+	h.Source = tenant.SourceIdle
+	f := newFixture(t, testpeer.SQLiteURL(t), h, 1)
+	f.subscribe(t, user(1), time.Time{})
+	f.start(t)
+	recorded := func() subscription.Listener {
+		l, _, err := f.Subscriptions.Listener(t.Context(), user(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	until(t, "it is recorded that it listens", func() bool { return recorded().State == subscription.Listening })
+	f.exec(t, "CREATE TABLE writes (n BIGINT)")
+	f.exec(t, "CREATE TRIGGER counted AFTER UPDATE ON listeners BEGIN INSERT INTO writes VALUES (1); END")
+	was := f.known(user(1)).Since
+	d.Stop(t)
+	until(t, "the end is noticed", func() bool { return f.known(user(1)).State == subscription.Pending })
+	d.Start(t)
+	until(t, "it listens again", func() bool { l := f.known(user(1)); return l.State == subscription.Listening && l.Since.After(was) })
+	until(t, "there is nothing to record any more", func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return len(f.dirty) == 0
+	})
+	var n int
+	if err := f.db.QueryRow(t.Context(), "SELECT COUNT(*) FROM writes").Scan(&n); err != nil || n > 1 { // a second failure is recorded
+		t.Errorf("%d writes, %v", n, err)
+	}
+}

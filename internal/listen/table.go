@@ -20,8 +20,10 @@ type entry struct {
 	conn      *idle.Conn
 	// leaving is when a listener that another node owns now is let go at the latest; zero: it is ours.
 	leaving time.Time
-	// unwritten is since when what was found out is not in the database; zero: it is.
+	// unwritten is since when what was found out is not in the database; zero: it is. well is the state there, when
+	// nothing is wrong with it.
 	unwritten time.Time
+	well      string
 	fault     string // the last error, for listings
 	// waiting wait for the work that is under way or due, later for the one after it.
 	waiting, later []chan struct{}
@@ -38,6 +40,14 @@ type entry struct {
 
 // desired reports whether the entry is to listen; otherwise it is to be removed.
 func (e *entry) desired(now time.Time) bool { return e.Wanted || e.InSession(now) }
+
+// wellState is the state of a listener that stands; "" is of one with which something is wrong.
+func wellState(l subscription.Listener) string {
+	if l.Attempt != 0 || l.Rejected != 0 || l.Reason != "" || l.State != subscription.Listening && l.State != subscription.Registered {
+		return ""
+	}
+	return l.State
+}
 
 // queue is a heap of entries.
 type queue struct {

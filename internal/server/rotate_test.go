@@ -11,6 +11,8 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/account"
 	"github.com/posthorn-mail/posthorn/internal/api"
 	"github.com/posthorn-mail/posthorn/internal/config"
+	"github.com/posthorn-mail/posthorn/internal/db"
+	"github.com/posthorn-mail/posthorn/internal/seal"
 	"github.com/posthorn-mail/posthorn/internal/server"
 	"github.com/posthorn-mail/posthorn/internal/testpeer"
 )
@@ -58,6 +60,16 @@ func TestRotation(t *testing.T) {
 		t.Errorf("nothing to do: %+v", all)
 	}
 	w.stop()
+	text, err := os.ReadFile(filepath.Join(w.stateDir, server.SealKeyFile))
+	must(t, err)
+	before, err := seal.ParseKeyFile(string(text))
+	must(t, err)
+	w.exec("INSERT INTO refresh_tokens (context_id, user_id, sealed, updated_ms) VALUES (1, 1, '" + before.Seal("oauth/1@1", []byte("refresh")) + "', 1)")
+	kept := w.sealedBy()
+	if len(kept) != 5 { // passwords, tokens, device tokens, secrets of mail hosts, the check
+
+		t.Errorf("sealed are %v", kept)
+	}
 
 	w.edit("{store: database}", "{store: database, passphrase: correct horse battery}")
 	w.start()
@@ -73,6 +85,14 @@ func TestRotation(t *testing.T) {
 	serving.Wait()
 	if all.Changed == 0 || all.Next != "" || len(all.Lost) > 0 || all.Total == 0 {
 		t.Errorf("the rest: %+v", all)
+	}
+	for place := range w.sealedBy() {
+		if !strings.HasSuffix(place, " "+all.Key) {
+			t.Errorf("still sealed with the old key: %s", place)
+		}
+	}
+	if len(w.sealedBy()) != len(kept) {
+		t.Errorf("sealed are %v", w.sealedBy())
 	}
 	if again := w.rotate(0); again.Changed != 0 || again.Key != all.Key {
 		t.Errorf("all is done: %+v", again)
@@ -120,4 +140,42 @@ func TestRotation(t *testing.T) {
 	w.start()
 	session = w.signIn(alice, secret1, "phone")
 	works()
+}
+
+// sealedBy lists what the database holds that is sealed, by the key: "credentials.sealed 44fd990b".
+func (w *world) sealedBy() map[string]int {
+	w.tb.Helper()
+	d, err := db.Open(w.tb.Context(), w.databaseURL, db.Options{})
+	must(w.tb, err)
+	defer func() { must(w.tb, d.Close()) }()
+	all := map[string]int{}
+	tables, err := d.Query(w.tb.Context(), "SELECT name FROM sqlite_master WHERE type = 'table'")
+	must(w.tb, err)
+	var names []string
+	for tables.Next() {
+		var name string
+		must(w.tb, tables.Scan(&name))
+		names = append(names, name)
+	}
+	must(w.tb, errors.Join(tables.Err(), tables.Close()))
+	for _, name := range names {
+		rows, err := d.Query(w.tb.Context(), "SELECT * FROM "+name)
+		must(w.tb, err)
+		columns, err := rows.Columns()
+		must(w.tb, err)
+		for rows.Next() {
+			cells, into := make([]any, len(columns)), make([]any, len(columns))
+			for i := range cells {
+				into[i] = &cells[i]
+			}
+			must(w.tb, rows.Scan(into...))
+			for i, cell := range cells {
+				if text, ok := cell.(string); ok && (strings.HasPrefix(text, "v1.") || strings.HasPrefix(text, "v2.")) {
+					all[name+"."+columns[i]+" "+strings.Split(text, ".")[1]]++
+				}
+			}
+		}
+		must(w.tb, errors.Join(rows.Err(), rows.Close()))
+	}
+	return all
 }
