@@ -139,7 +139,7 @@ func (f *fleet) join(ctx context.Context, before view) error {
 			done = true
 		case <-tick.C:
 		}
-		if done {
+		if done && count >= f.users/4 {
 			break
 		}
 		count++
