@@ -141,7 +141,8 @@ func (s *Service) Changed(users []tenant.UserID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, u := range users {
-		s.look[u] = s.look[u]
+		asked := s.look[u]
+		s.look[u] = asked
 		if e := s.entries[u]; e != nil {
 			s.foldersChanged(e)
 			if e.conn != nil {
@@ -217,7 +218,7 @@ func (s *Service) Run(ctx context.Context) error {
 	all.Go(func() error { s.writeLoop(working); return nil })
 	all.Go(func() error { // last: it ends the others
 		<-ctx.Done()
-		s.handOver()
+		s.handOver() //nolint:contextcheck // at the end of every context
 		stop()
 		return nil
 	})

@@ -99,7 +99,7 @@ func (s *Service) learn(ctx context.Context, e *entry, j job, f found, now time.
 	if f.conn != nil {
 		e.conn = f.conn
 		s.holders.Add(1)
-		go s.hold(e, f.conn) //nolint:gosec // G118: it ends when the connection is closed
+		go s.hold(e, f.conn)
 		s.took(j.User)
 	}
 	e.fault = ""
