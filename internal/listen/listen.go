@@ -36,6 +36,8 @@ import (
 )
 
 const (
+	// workerIdle is how long a worker waits for more.
+	workerIdle = 200 * time.Millisecond
 	// workTimeout bounds the work on one user.
 	workTimeout = 30 * time.Second
 	// housekeepEvery is when subscriptions whose time is over are removed, and listeners counted.
@@ -88,6 +90,7 @@ type Config struct {
 type Service struct {
 	Config
 	wake      chan struct{} // there is something to begin
+	jobs      chan func()   // for a worker that has nothing to do
 	rescan    chan struct{} // all rows are to be compared
 	rehost    chan struct{} // mail hosts may have changed
 	gauge     *prometheus.GaugeVec
@@ -112,7 +115,7 @@ type Service struct {
 // New returns a Service. Nothing is dialled before Run.
 func New(c Config) (*Service, error) {
 	s := &Service{
-		Config: c, wake: make(chan struct{}, 1), rescan: make(chan struct{}, 1), rehost: make(chan struct{}, 1), answering: make(chan struct{}, 256),
+		Config: c, wake: make(chan struct{}, 1), jobs: make(chan func()), rescan: make(chan struct{}, 1), rehost: make(chan struct{}, 1), answering: make(chan struct{}, 256),
 		table: newTable(c.AtOnce, c.LoginsPerSecond, c.HostLoginsPerSecond), look: map[tenant.UserID]bool{},
 		dirty: map[tenant.UserID]*entry{}, settings: map[string]tenant.MailHost{},
 	}
@@ -120,6 +123,7 @@ func New(c Config) (*Service, error) {
 		Name: "posthorn_listeners",
 		Help: "Users whose new mail is to be reported to us, by the state of that; counted once a minute.",
 	}, []string{"state"})
+	c.Idle.Folders = s.Folders
 	c.Subscriptions.Watch(s.Changed)
 	c.Tenants.Watch(func() { signal(s.rehost) })
 	return s, c.Metrics.Register(s.gauge)
@@ -134,16 +138,54 @@ func signal(c chan struct{}) {
 
 // Changed tells that users' wanted listeners may have changed; none is all of them.
 func (s *Service) Changed(users []tenant.UserID) {
-	if users == nil {
-		signal(s.rescan)
-		return
-	}
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, u := range users {
 		s.look[u] = s.look[u]
+		if e := s.entries[u]; e != nil {
+			s.foldersChanged(e)
+			if e.conn != nil {
+				e.conn.Wake()
+			}
+		}
+	}
+	if users != nil {
+		signal(s.wake)
+		return
+	}
+	for _, e := range s.entries {
+		s.foldersChanged(e)
+	}
+	signal(s.rescan)
+}
+
+// foldersChanged forgets whether the subscriptions of a user name folders. The caller holds mu.
+func (s *Service) foldersChanged(e *entry) {
+	e.plain = false
+	e.changes++
+}
+
+// Folders are those beside the INBOX that a user wants to hear of. Most want none, which is remembered: it is
+// asked with each connection.
+func (s *Service) Folders(ctx context.Context, u tenant.UserID) ([]string, error) {
+	s.mu.Lock()
+	e := s.entries[u]
+	if e != nil && e.plain {
+		s.mu.Unlock()
+		return nil, nil
+	}
+	changes := uint32(0)
+	if e != nil {
+		changes = e.changes
 	}
 	s.mu.Unlock()
-	signal(s.wake)
+	folders, err := s.Subscriptions.Folders(ctx, u)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil && e != nil && e.changes == changes {
+		e.plain = len(folders) == 0
+	}
+	return folders, err
 }
 
 // Missed tells that a mail server's report was lost here. When the store works again, everybody who is reported
@@ -225,7 +267,30 @@ func (s *Service) begin(ctx, working context.Context) error {
 				counts: e.Rejected == 0 || !now.Before(e.NotBefore),
 			}
 			s.mu.Unlock()
-			workers.Go(func() { s.run(working, e, j) })
+			work := func() { s.run(working, e, j) }
+			select {
+			case s.jobs <- work:
+			default:
+				workers.Go(func() { s.worker(ctx, work) })
+			}
+		}
+	}
+}
+
+// worker works, and goes on as long as there is something to do every moment: a handshake needs a stack that takes
+// longer to grow than some of its arithmetic.
+func (s *Service) worker(ctx context.Context, work func()) {
+	idle := time.NewTimer(workerIdle)
+	defer idle.Stop()
+	for {
+		work()
+		idle.Reset(workerIdle)
+		select {
+		case work = <-s.jobs:
+		case <-idle.C:
+			return
+		case <-ctx.Done():
+			return
 		}
 	}
 }

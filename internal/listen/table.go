@@ -32,6 +32,8 @@ type entry struct {
 	at      time.Time // when to work on it next; zero: not before it is asked for
 	index   int       // in one of the queues, or -1
 	ready   bool      // it is in its host's queue
+	plain   bool      // no subscription names another folder than the INBOX
+	changes uint32    // of the user's subscriptions, since the entry was made
 	asked   bool      // somebody waits, or knows that there is something to find
 	running bool
 	again   bool // asked for while running

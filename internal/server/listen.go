@@ -20,7 +20,7 @@ func (s *Server) buildListen(tenants *tenant.Store, accounts *account.Service, s
 ) (err error) {
 	c, now := s.cfg.Listen, time.Now
 	s.idle = &idle.Source{
-		Accounts: accounts, Dispatcher: dispatcher, Folders: subs.Folders, Log: s.log, Metrics: reg, Now: now, PollEvery: time.Duration(c.Poll),
+		Accounts: accounts, Dispatcher: dispatcher, Log: s.log, Metrics: reg, Now: now, PollEvery: time.Duration(c.Poll),
 	}
 	s.listen, err = listen.New(listen.Config{
 		Subscriptions: subs, Tenants: tenants, Accounts: accounts, Dispatcher: dispatcher, Cluster: s.cluster, Bus: s.bus,

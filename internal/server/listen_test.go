@@ -1,10 +1,12 @@
 package server_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/api"
 	"github.com/posthorn-mail/posthorn/internal/testpeer"
@@ -47,6 +49,25 @@ func TestIdleRoad(t *testing.T) {
 	w.wants(p, "read elsewhere", payload{"topic": "mail:clear", "uid": "2"})
 	if u := w.pushUser("1@1"); u.LastEvent == "" {
 		t.Errorf("%+v", u)
+	}
+	// Another device wants to hear of another folder.
+	d.Doveadm(t, "mailbox", "create", "-u", alice, "Archive")
+	archive := w.fcmPhone()
+	w.call("POST", "/api/v1/subscriptions", token, map[string]any{
+		"client": "posthorn-app", "transport": archive.transport, "topics": []string{"mail:new:Archive"}, "token": archive.token,
+	}, 201)
+	for n, told := 1, false; !told; n++ { // the first is there before anybody looks, or not
+		d.Save(t, alice, "Archive", mail(fmt.Sprintf("filed %d", n), "x"))
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		got, err := archive.next(ctx, archive.target)
+		cancel()
+		if told = err == nil; told {
+			if shown := read(t, archive.transport, got.Payload); shown.Folder != "Archive" || !strings.HasPrefix(shown.Subject, "filed ") {
+				t.Errorf("%+v", shown)
+			}
+		} else if n == 5 {
+			t.Fatal("nobody tells of the other folder")
+		}
 	}
 	d.Stop(t)
 	w.waitFor("the connection's end is noticed", func() bool { return w.pushUser("1@1").State == "pending" })

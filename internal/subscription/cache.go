@@ -39,10 +39,10 @@ func (s *Store) For(ctx context.Context, u tenant.UserID, topic string) ([]Subsc
 }
 
 // Folders lists the folders that the live subscriptions of a user name, by a topic or by a rule without a
-// wildcard, but for the INBOX. A folder may come twice.
+// wildcard, but for the INBOX. A folder may come twice. The answer is not kept: for that, see Watch.
 func (s *Store) Folders(ctx context.Context, u tenant.UserID) (folders []string, err error) {
 	now := s.now()
-	subs, err := s.cached(ctx, u, now)
+	subs, err := s.ByUser(ctx, u)
 	if err != nil {
 		return nil, err
 	}
