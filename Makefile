@@ -28,7 +28,7 @@ $(LINT):
 	GOBIN=$(CURDIR)/.tools go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
 	mv .tools/golangci-lint $@
 
-bench: build ## figures with their baselines in the same run, up to 25 minutes, and their page in docs/
+bench: build ## figures with their baselines in the same run, up to 30 minutes, and their page in docs/
 	./bin/posthorn bench push --json > bin/bench.json
 	./bin/posthorn bench listeners --json > bin/listeners.json
 	./bin/posthorn bench page docs bin/bench.json bin/listeners.json

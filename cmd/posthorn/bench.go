@@ -45,7 +45,7 @@ func (c *cli) benchListenersCommand() *cobra.Command {
 		Short: "Measure the listeners: what they cost, and what a cluster makes of a failure",
 		Long: `Hold 15,000 IDLE connections to a fake mail server, have it restart, and run clusters of three and four
 servers on a real PostgreSQL with the users of a real Dovecot, one of which is killed. Figures go to
-stdout as "name value unit", what is being done goes to stderr. It takes some 6 minutes, needs Linux,
+stdout as "name value unit", what is being done goes to stderr. It takes some 8 minutes, needs Linux,
 20,000 open files for each process, and PostgreSQL and Dovecot 2.3 as Debian's packages postgresql,
 dovecot-imapd and dovecot-lmtpd have them; it starts its own instances and leaves others alone.`,
 		Example: "  posthorn bench listeners\n  posthorn bench listeners --only failover --json",
