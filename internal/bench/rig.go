@@ -88,6 +88,9 @@ func (r *runner) newRig(ctx context.Context, c rigConfig) (_ *rig, err error) {
 		fcm = fmt.Sprintf("\n  fcm: {enabled: true, apps: [{service_account_file: firebase.json, endpoint: %q}]}", g.fcm.ready.URL)
 	}
 	// Everything that is not here is the default, and that is what is measured.
+	if c.Groups == nil { // there is no mail server
+		c.Extra += "listen: {allow_permanent_push: false}\n"
+	}
 	files["posthorn.yml"] = fmt.Appendf(nil, `state_dir: state
 public: {listen: "127.0.0.1:0"}
 internal: {listen: "127.0.0.1:0", notify: {password_file: password}}
@@ -103,7 +106,7 @@ transports:
 		}
 	}
 	// In a process of its own, so that nothing of it is in this one's memory when it starts others.
-	groups := []seedGroup{{Users: c.APNs}, {Users: c.FCM, Android: true}} // without listeners: there is no mail server
+	groups := []seedGroup{{Users: c.APNs, Listen: true}, {Users: c.FCM, Android: true, Listen: true}}
 	if c.Groups != nil {
 		groups = c.Groups
 	}

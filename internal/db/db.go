@@ -158,7 +158,8 @@ func (d *DB) Query(ctx context.Context, query string, args ...any) (*sql.Rows, e
 func (d *DB) QueryRow(ctx context.Context, query string, args ...any) *sql.Row {
 	query = d.prepared(query)
 	if s := d.statement(ctx, query); s != nil {
-		return s.QueryRowContext(ctx, args...)
+		// A row of a file that no writer blocks is there sooner than the goroutines that would watch the context.
+		return s.QueryRowContext(context.WithoutCancel(ctx), args...)
 	}
 	return d.reads.QueryRowContext(ctx, query, args...)
 }

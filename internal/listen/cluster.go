@@ -68,7 +68,11 @@ func (s *Service) heardTook(_ context.Context, m bus.Message) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e := s.entries[u]; e != nil && (!e.leaving.IsZero() || s.stopped) {
+	e := s.entries[u]
+	if e == nil {
+		return
+	}
+	if owner, _ := s.owner(e.Listener, s.Now()); !e.leaving.IsZero() || s.stopped || owner != s.Cluster.Self() {
 		s.forget(e)
 	}
 }
@@ -93,6 +97,7 @@ func (s *Service) handOver() {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.closed = true
 	for _, e := range s.entries {
 		if e.conn != nil {
 			e.conn.Close()

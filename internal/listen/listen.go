@@ -103,7 +103,8 @@ type Service struct {
 	look    map[tenant.UserID]bool // asked
 	scans   uint64
 	dirty   map[tenant.UserID]*entry // with something that is not recorded
-	stopped bool
+	stopped bool                     // nothing new is begun
+	closed  bool                     // all connections are closed
 	// settings are those of the mail hosts that the listeners were made with.
 	settings map[string]tenant.MailHost
 	missed   bool // reports of mail servers were lost: everybody is to be looked at
@@ -208,7 +209,6 @@ func (s *Service) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer leave()
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	all, working := errgroup.WithContext(working)
@@ -223,6 +223,7 @@ func (s *Service) Run(ctx context.Context) error {
 		return nil
 	})
 	err = all.Wait()
+	leave() // before the wait: what others ask is answered by goroutines too
 	s.holders.Wait()
 	s.write(context.WithoutCancel(ctx), func(*entry) bool { return true })
 	return err
@@ -355,14 +356,14 @@ func (s *Service) adopt(l subscription.Listener, now time.Time) *entry {
 	if moved {
 		s.unschedule(e) // from the queue of the old one
 	}
+	ends := !e.at.IsZero() && e.at.Equal(e.SessionUntil) // it waits for the end of the session
 	e.MailHost, e.Wanted, e.SessionUntil, e.Active = l.MailHost, l.Wanted, l.SessionUntil, l.Active
 	e.permanent, e.leaving = permanent, time.Time{}
-	if changed || !e.Wanted && e.at.After(e.SessionUntil) {
-		at := now
-		if !changed {
-			at = e.SessionUntil
-		}
-		s.schedule(e, at, changed)
+	switch {
+	case changed:
+		s.schedule(e, now, true)
+	case !e.Wanted && (ends || e.at.After(e.SessionUntil)):
+		s.schedule(e, e.SessionUntil, false)
 	}
 	return e
 }

@@ -64,7 +64,7 @@ func (s *Service) finish(ctx context.Context, e *entry, j job, f found, err erro
 	case err != nil: // of the store: tried again as it was
 		s.rest(ctx, fmt.Errorf("look at the listener of %s: %w", j.User, err))
 		s.schedule(e, now.Add(firstRetry), false)
-	case ctx.Err() != nil: // we are stopping: that is no news of the mail server
+	case ctx.Err() != nil || s.closed: // we are stopping: that is no news of the mail server
 		if f.conn != nil {
 			f.conn.Close()
 		}

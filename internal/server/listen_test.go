@@ -227,3 +227,28 @@ service anvil {
 		t.Errorf("%+v", got)
 	}
 }
+
+// TestLastNodeStops: what the memory of the cluster held is gone with its last server. The listeners that need it are
+// listed as waiting, and a sign-in is all they need.
+func TestLastNodeStops(t *testing.T) {
+	t.Parallel()
+	const alice = "alice@rig.test"
+	w := newWorld(t, sqliteURL(t), "login")
+	w.configure("credentials: {store: database}", "credentials: {store: memory}")
+	w.start()
+	d := testpeer.StartDovecot(t, testpeer.DovecotConfig{Users: map[string]string{alice: secret}, NoMetadata: true})
+	w.provision(d, api.MailHost{}, alice)
+	p := w.apnsPhone()
+	w.subscribe(w.signIn(alice, secret, "phone"), p.transport, p.token, "listening")
+	w.stop()
+	d.DeliverLMTP(t, []string{alice}, mail("meanwhile", "x"))
+	w.start()
+	w.waitFor("waiting for sign-in", func() bool {
+		u := w.pushUser("1@1")
+		return u.State == "waiting_for_sign_in" && u.Reason != "" && u.Devices == 1
+	})
+	w.signIn(alice, secret, "phone")
+	if got := w.receive(p); got.Subject != "meanwhile" {
+		t.Errorf("%+v", got)
+	}
+}

@@ -187,11 +187,23 @@ func (s *Store) Listeners(ctx context.Context, f func(Listener)) error {
 		return err
 	}
 	defer rows.Close()
+	// Many thousands are kept for long, and their words are few.
+	words := map[string]string{}
+	share := func(word *string) {
+		if had, ok := words[*word]; ok {
+			*word = had
+		} else if len(words) < 1000 {
+			words[*word] = *word
+		}
+	}
 	for rows.Next() {
 		var l Listener
 		if err := scanListener(rows.Scan, &l); err != nil {
 			return err
 		}
+		share(&l.MailHost)
+		share(&l.State)
+		share(&l.Reason)
 		f(l)
 	}
 	return rows.Err()
