@@ -69,43 +69,24 @@ func (f folder) position() event.Position {
 // Of a folder that nothing is known of, or that was made anew since, the messages in it are no news. When it
 // returns an error, nothing has happened.
 func (d *Dispatcher) CatchUp(ctx context.Context, u tenant.UserID, l event.Look) (Result, error) {
-	subs, err := d.subs.For(ctx, u, subscription.TopicFor(l.Folder))
+	known, err := d.stateOf(ctx, u)
 	if err != nil {
-		return "", fmt.Errorf("find subscriptions: %w", err)
+		return "", err
 	}
-	now := d.now()
-	known, _ := d.states.get(u)
-	var next state
-	var due []push.Due
-	err = d.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
-		due = nil
-		for remembered := true; ; remembered = false {
-			var news []event.Event
-			var changed bool
-			next, news, changed = known.seen(l, db.Millis(now))
-			if changed {
-				ok, err := replace(ctx, tx, u, next)
-				if err != nil {
-					return err
-				}
-				if ok {
-					due, err = d.enqueueLook(ctx, tx, subs, l, news, known, next, now)
-					return err
-				}
-			} else if !remembered || known.version > 0 {
-				return errUnwanted
-			}
-			var err error
-			before := known.version
-			if known, err = read(ctx, tx, u); err != nil {
-				return err
-			}
-			if !remembered && known.version == before { // the user is gone
-				return errUnwanted
-			}
+	c := catchUp{d: d, user: u, look: l, now: d.now()}
+	_, news, _ := known.seen(l, db.Millis(c.now))
+	if c.tells(known, news) {
+		err = c.ask(ctx)
+	}
+	if err == nil {
+		err = c.write(ctx, known)
+	}
+	if errors.Is(err, errAsk) { // another node knew more than we: not within the write, which has one connection already
+		if err = c.ask(ctx); err == nil {
+			err = c.write(ctx, known)
 		}
-	})
-	d.push.Wake(due)
+	}
+	d.push.Wake(c.due)
 	switch {
 	case errors.Is(err, errUnwanted):
 		return Unchanged, nil
@@ -113,14 +94,81 @@ func (d *Dispatcher) CatchUp(ctx context.Context, u tenant.UserID, l event.Look)
 		d.states.drop(u)
 		return "", err
 	}
-	if next.version < known.version {
+	if c.next.version < known.version {
 		d.states.drop(u)
 	}
-	d.states.put(u, next)
-	if len(due) == 0 {
+	d.states.put(u, c.next)
+	if len(c.due) == 0 {
 		return Unchanged, nil
 	}
 	return Queued, nil
+}
+
+// catchUp is one look on its way into the slots.
+type catchUp struct {
+	d     *Dispatcher
+	user  tenant.UserID
+	look  event.Look
+	now   time.Time
+	subs  []subscription.Subscription
+	asked bool // subs are known
+	next  state
+	due   []push.Due
+}
+
+// errAsk takes a write back that needs the subscriptions.
+var errAsk = errors.New("subscriptions are needed")
+
+// tells reports whether anybody may have to be told. After a first look, mostly, nobody need be asked who wants to
+// hear of it.
+func (c *catchUp) tells(known state, news []event.Event) bool {
+	return len(news) > 0 || len(c.look.Gone) > 0 || known.count() >= 0 && c.look.Unseen >= 0 && c.look.Unseen != known.count()
+}
+
+func (c *catchUp) ask(ctx context.Context) (err error) {
+	c.asked = true
+	if c.subs, err = c.d.subs.For(ctx, c.user, subscription.TopicFor(c.look.Folder)); err != nil {
+		return fmt.Errorf("find subscriptions: %w", err)
+	}
+	return nil
+}
+
+// write puts the state after the look in the place of the known one, or where that one is behind, of the one in the
+// table, and what it means into the slots.
+func (c *catchUp) write(ctx context.Context, known state) error {
+	return c.d.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		c.due = nil
+		for remembered := true; ; remembered = false {
+			var news []event.Event
+			var changed bool
+			c.next, news, changed = known.seen(c.look, db.Millis(c.now))
+			if changed {
+				ok, err := replace(ctx, tx, c.user, c.next)
+				if err != nil {
+					return err
+				}
+				switch {
+				case ok && !c.tells(known, news):
+					return nil
+				case ok && !c.asked:
+					return errAsk
+				case ok:
+					c.due, err = c.d.enqueueLook(ctx, tx, c.subs, c.look, news, known, c.next, c.now)
+					return err
+				}
+			} else if !remembered || known.version > 0 {
+				return errUnwanted
+			}
+			var err error
+			before := known.version
+			if known, err = read(ctx, tx, c.user); err != nil {
+				return err
+			}
+			if !remembered && known.version == before { // the user is gone
+				return errUnwanted
+			}
+		}
+	})
 }
 
 // seen is the state after a look. news are its new messages that were not told, newest first. Not changed means

@@ -251,3 +251,22 @@ func TestCatchUpAnyOrder(t *testing.T) {
 		}
 	})
 }
+
+// TestCatchUpBehind: a node whose memory is behind the table finds within its write that somebody has to be told.
+func TestCatchUpBehind(t *testing.T) {
+	onEachEngine(t, func(t *testing.T, r *rig) {
+		r.subscribe(1, "app", "phone", "mail:new")
+		r.catchUp(look(1, 11, 3), Unchanged)
+		other := New(r.db, r.subs, r.push, r.now)
+		if got, err := other.CatchUp(t.Context(), ann, look(1, 12, 5, 11)); err != nil || got != Queued {
+			t.Fatalf("%s, %v", got, err)
+		}
+		l := look(1, 12, 3) // two were read since: the count of old again, as far as this node knows
+		l.ModSeq = 7
+		r.catchUp(l, Queued)
+		if n := r.inputs("o")["badge"].Unseen; n != 3 {
+			t.Errorf("the device is told of %d unseen", n)
+		}
+		r.known(event.Position{UIDValidity: 1, UIDNext: 12, Unseen: 3, ModSeq: 7})
+	})
+}
