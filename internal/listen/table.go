@@ -130,6 +130,9 @@ func (h *host) answered() bool {
 	return was
 }
 
+// together is how long those gather who wait for their pace: to wake for each of them costs more than its work.
+const together = 50 * time.Millisecond
+
 // pace spreads what may happen so many times a second, a tenth of them at once.
 type pace struct {
 	perSecond int
@@ -239,7 +242,7 @@ func (t *table) begin(now time.Time) (*entry, time.Duration) {
 			later = max(later, h.probe.Sub(now))
 		}
 		if later > 0 {
-			wait = min(wait, later)
+			wait = min(wait, max(later, together))
 			continue
 		}
 		e := heap.Pop(&h.ready).(*entry) //nolint:forcetypeassert // ours alone
