@@ -136,9 +136,6 @@ func (s *Service) Look(u tenant.UserID) {
 	_ = s.Bus.Publish(lookSubject(node), []byte(u.String())) // unsent, it is found by the audit
 }
 
-// Hint tells that something happened in a user's mailbox.
-func (s *Service) Hint(u tenant.UserID) { s.Look(u) }
-
 func (s *Service) lookHere(u tenant.UserID) {
 	s.mu.Lock()
 	if e := s.entries[u]; e != nil && e.conn != nil {

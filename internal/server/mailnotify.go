@@ -25,7 +25,7 @@ func (s *Server) buildMailNotify(ctx context.Context, tenants *tenant.Store, reg
 	s.mailNotify, err = mailnotify.New(ctx, mailnotify.Config{
 		Listen: c.Listen, Group: group, Interface: c.Interface, Delimiter: c.LoginDelimiter, Domains: c.Domains,
 		AllowFrom: c.AllowFrom, Rate: c.Rate, Burst: c.Burst, Delay: time.Duration(c.Delay),
-		Tenants: tenants, Hint: s.listen.Hint, Log: s.log, Metrics: reg, Now: time.Now,
+		Tenants: tenants, Hint: s.listen.Look, Log: s.log, Metrics: reg, Now: time.Now,
 	})
 	if err != nil {
 		return config.Problems{s.cfg.Problem("mailnotify.listen", "cannot listen: %v", err)}
