@@ -172,7 +172,7 @@ func TestMulticast(t *testing.T) {
 		return s, s.open(t.Context())
 	}()
 	if err != nil {
-		t.Skipf("this machine has no multicast: %v", err)
+		t.Skipf("SKIPPED: this machine has no multicast: %v", err)
 	}
 	port := s.Addr().Port()
 	c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
@@ -182,7 +182,7 @@ func TestMulticast(t *testing.T) {
 	t.Cleanup(func() { _ = c.Close() })
 	p := ipv4.NewPacketConn(c)
 	if err := errors.Join(p.SetMulticastInterface(lo), p.SetMulticastLoopback(true)); err != nil {
-		t.Skipf("this machine has no multicast: %v", err)
+		t.Skipf("SKIPPED: this machine has no multicast: %v", err)
 	}
 	to := net.UDPAddrFromAddrPort(netip.AddrPortFrom(group, port))
 	hints := run(t, s)
@@ -203,7 +203,7 @@ func loopback(t *testing.T) *net.Interface {
 	}
 	i := slices.IndexFunc(all, func(i net.Interface) bool { return i.Flags&net.FlagLoopback != 0 })
 	if i < 0 {
-		t.Skip("there is no loopback interface")
+		t.Skip("SKIPPED: there is no loopback interface")
 	}
 	return &all[i]
 }
