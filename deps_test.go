@@ -34,14 +34,18 @@ var policy = map[string]string{
 	"internal/webpush": "outbound outcome",
 
 	// people
-	"internal/tenant":  "db seal bus",
-	"internal/account": "db seal bus outbound tenant imap",
+	"internal/tenant":          "db seal bus tenant/cascade tenant/hostrule tenant/brand",
+	"internal/tenant/cascade":  "", // decision 0025
+	"internal/tenant/hostrule": "", // decision 0025
+	"internal/tenant/brand":    "", // decision 0025
+	"internal/account":         "db seal bus outbound tenant tenant/cascade imap",
+	"internal/audit":           "db", // decision 0026
 
 	// events
 	"internal/event":             "bus",
-	"internal/subscription":      "db seal bus tenant account",
+	"internal/subscription":      "db seal bus tenant tenant/cascade account",
 	"internal/push":              "db bus subscription apns fcm webpush outcome",
-	"internal/dispatch":          "db event account tenant subscription push",
+	"internal/dispatch":          "db event account tenant tenant/cascade subscription push",
 	"internal/notify":            "event account tenant dispatch problem",
 	"internal/cluster":           "bus",
 	"internal/listen":            "db bus account tenant cluster event dispatch imap subscription listen/dovecot listen/idle listen/mailnotify", // decision 0024
@@ -56,9 +60,9 @@ var policy = map[string]string{
 	"internal/submit":    "db account mirror",
 
 	// faces
-	"internal/onboard": "tenant account push imap outbound",
-	"internal/api":     "tenant account event subscription push dispatch listen cluster onboard problem",
-	"internal/server": "config db seal outbound bus outcome problem imap apns fcm webpush tenant account event subscription push " +
+	"internal/onboard": "tenant tenant/brand tenant/cascade tenant/hostrule account push imap outbound",
+	"internal/api":     "tenant tenant/brand tenant/cascade tenant/hostrule account audit event subscription push dispatch listen cluster onboard problem",
+	"internal/server": "config db seal outbound bus outcome problem imap apns fcm webpush tenant tenant/brand tenant/cascade tenant/hostrule account audit original event subscription push " +
 		"dispatch notify cluster listen listen/dovecot listen/idle listen/mailnotify mirror jmap jmap/mail submit onboard api",
 
 	// beside
@@ -66,10 +70,12 @@ var policy = map[string]string{
 	"internal/demo":  "server fake config",
 	"internal/bench": "server fake config db seal push apns webpush outcome", // decision 0008
 
+	"internal/original": "config tenant/cascade tenant/hostrule", // decision 0027
+
 	// tests only
 	"internal/testpeer": "fake",
 
-	"cmd/posthorn": "config server demo bench api",
+	"cmd/posthorn": "config server demo bench api original",
 }
 
 // TestImports holds every production file to the table. Test files are free, save that only they may

@@ -99,8 +99,8 @@ func TestMigrate(t *testing.T) {
 	t.Parallel()
 	testpeer.EachDatabase(t, func(t *testing.T, url string) {
 		want := []string{
-			"changes", "contexts", "credentials", "freezes", "goose_db_version", "listeners", "mailhosts", "nodes", "outcomes", "refresh_tokens", "seal_check", "seal_salt", "sequences", "sessions",
-			"slots", "states", "subscriptions", "tombstones", "users",
+			"admin_keys", "audit", "changes", "context_sets", "contexts", "credentials", "freezes", "goose_db_version", "installation_keys", "known_places", "listeners", "mailhosts", "nodes",
+			"outcomes", "properties", "providers", "refresh_tokens", "resellers", "seal_check", "seal_salt", "sequences", "sessions", "sign_ins", "slots", "states", "subscriptions", "tombstones", "users",
 		}
 		for range 2 {
 			d := mustOpen(t, url)
@@ -199,7 +199,7 @@ func TestMigrateCancelled(t *testing.T) {
 
 // rows puts one row in each table that there is in the newest schema.
 var rows = []string{
-	`INSERT INTO contexts VALUES (1, 'one', 1790000000000)`,
+	`INSERT INTO contexts VALUES (1, 'one', 1790000000000, 'north', '["premium"]')`,
 	`INSERT INTO changes VALUES ('tenant', 3), ('subscription', 1)`,
 	`INSERT INTO nodes VALUES ('n1', 'p1', 3)`,
 	`INSERT INTO seal_check VALUES (1, 'v1.00000000.AA')`,
@@ -209,16 +209,25 @@ var rows = []string{
 	`INSERT INTO mailhosts VALUES ('bare', 'localhost', 143, 'none', 0, '', NULL, '', 'login', 0, 'null', 'null', 1790000000000,
 		'auto', 'session', '', '', '', '', '', '')`,
 	`INSERT INTO users VALUES (1, 3, 'Alice@example.org', 'alice@example.org', 'dove', 1790000000000)`,
-	`INSERT INTO sessions VALUES ('0123456789abcdef', 'th', 1, 3, 'app', 'dh', '192.0.2.1', 1790000000000, 1790000000000, 1790000000000)`,
+	`INSERT INTO sessions VALUES ('0123456789abcdef', 'th', 1, 3, 'app', 'dh', '192.0.2.1', 1790000000000, 1790000000000, 1790000000000, 'oh', 1790000000000, 'phone')`,
 	`INSERT INTO credentials VALUES (1, 3, 'v1.00000000.AAAA', 1790000000000)`,
 	`INSERT INTO seal_salt VALUES (1, 'AAAAAAAAAAAAAAAAAAAAAA')`,
 	`INSERT INTO refresh_tokens VALUES (1, 3, 'v2.00000000.AAAA', 1790000000000)`,
-	`INSERT INTO subscriptions VALUES ('s1', 1, 3, 'app', 'apns', 'kh', 'v1.00000000.AAAA', '…beef', 'dh', '["mail:new"]', 1790000000000, 1790000000000, 0, 'sandbox', '', '')`,
+	`INSERT INTO subscriptions VALUES ('s1', 1, 3, 'app', 'apns', 'kh', 'v1.00000000.AAAA', '…beef', 'dh', '["mail:new"]', 1790000000000, 1790000000000, 0, 'sandbox', '', '', 'blue')`,
 	`INSERT INTO listeners VALUES (1, 3, 1, 'registered', '', 0, 1790000000000, 1790000000000, 1790000000000, 1790000000000, 1)`,
 	`INSERT INTO states VALUES (1, 3, 7, '[{"f":"INBOX","v":4294967295,"u":4294967295,"s":18446744073709551615,"t":1790000000000}]')`,
 	`INSERT INTO slots VALUES ('s1', 'mail', 7, 6, '{}', 1, 2, 1790000000000, 1790000000000, 1790000000000, 1, 1790000000000, 0, 'n1', 1790000000000, '')`,
 	`INSERT INTO outcomes VALUES ('s1', 1, 6, 1, 'delivered', 200, '', 'id', 1790000000000, 1790000000000, 1790000000000, 0)`,
 	`INSERT INTO tombstones VALUES ('s0', 5, 1, 'gone', 410, 'Unregistered', 1790000000000, 1790000000000, 1790000000000)`,
+	`INSERT INTO resellers VALUES ('north', 'North', 'https://north.example.org/help', 1790000000000)`,
+	`INSERT INTO context_sets VALUES ('paying', 'premium | trial', 10, 1790000000000)`,
+	`INSERT INTO properties VALUES ('context', '1', 'capability.mobile_mail_app', 'true', 'upgrade', 1790000000000)`,
+	`INSERT INTO providers VALUES ('blue', 'north', '{}', '', '', 1790000000000, 1790000000000)`,
+	`INSERT INTO installation_keys VALUES ('directory', 'v2.00000000.AAAA')`,
+	`INSERT INTO admin_keys VALUES ('k1', 'kh', 'reseller', 'north', 'billing', 1790000000000, 1790000000000, 1790000000000)`,
+	`INSERT INTO audit VALUES ('01', 1790000000000, 'key k1', 'user.add', '3@1', 1, '192.0.2.1', 'ok', '')`,
+	`INSERT INTO sign_ins VALUES ('sh', 'v2.00000000.AAAA', 1790000000000)`,
+	`INSERT INTO known_places VALUES ('lh', 'ph', 1790000000000)`,
 	`INSERT INTO freezes VALUES ('apns', '0/com.example.mail', 1790000000000)`,
 }
 
@@ -248,7 +257,8 @@ func TestReleasedSchemas(t *testing.T) {
 			t.Errorf("schema %d does not become that of a new database:\n%s\nbut\n%s", version, strings.Join(got, "\n"), strings.Join(want, "\n"))
 		}
 		for _, table := range tables(t, d) {
-			if since := map[string]int{"tombstones": 2, "changes": 2, "nodes": 2, "freezes": 2, "seal_salt": 3, "refresh_tokens": 3}; since[table] > version {
+			if since := map[string]int{"tombstones": 2, "changes": 2, "nodes": 2, "freezes": 2, "seal_salt": 3, "refresh_tokens": 3, "resellers": 4, "context_sets": 4,
+				"properties": 4, "providers": 4, "installation_keys": 4, "admin_keys": 4, "audit": 4, "sign_ins": 4, "known_places": 4}; since[table] > version {
 				continue
 			}
 			var n int
