@@ -131,6 +131,7 @@ func (a *API) problemOf(ctx context.Context, err error) *problem.Problem {
 	var p *problem.Problem
 	var invalid *tenant.InvalidError
 	var tooMany *account.TooManyError
+	var refused *account.RefusedError
 	switch {
 	case errors.As(err, &p):
 		return p
@@ -139,6 +140,10 @@ func (a *API) problemOf(ctx context.Context, err error) *problem.Problem {
 	case errors.As(err, &tooMany):
 		p := problem.New(http.StatusTooManyRequests, "too_many_attempts", "too many failed sign-ins: wait before the next")
 		p.RetryAfter = tooMany.RetryAfter
+		return p
+	case errors.As(err, &refused):
+		p := problem.New(http.StatusForbidden, refused.Reason, refused.Detail)
+		p.Contact = refused.Contact
 		return p
 	case errors.Is(err, account.ErrBadLogin):
 		return problem.New(http.StatusUnauthorized, "bad_login", account.ErrBadLogin.Error())
