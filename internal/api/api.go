@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/account"
+	"github.com/posthorn-mail/posthorn/internal/audit"
 	"github.com/posthorn-mail/posthorn/internal/cluster"
 	"github.com/posthorn-mail/posthorn/internal/listen"
 	"github.com/posthorn-mail/posthorn/internal/onboard"
@@ -38,6 +39,7 @@ type API struct {
 	Listen        *listen.Service
 	Cluster       *cluster.Cluster
 	Doctor        *onboard.Doctor
+	Audit         *audit.Log
 	// LastEvents calls f with when something was last heard of each user's mailbox.
 	LastEvents func(ctx context.Context, f func(u tenant.UserID, at time.Time)) error
 	Log        *slog.Logger

@@ -25,6 +25,7 @@ func (a *API) signIn(r *http.Request) (int, any, error) {
 		Login: req.Login, Password: req.Password, Client: req.Client, Device: req.Device,
 		MailHost: req.MailHost, Host: r.Host, Address: a.clientAddress(r),
 	})
+	a.auditSignIn(r, sess, req, err)
 	if err != nil {
 		return 0, nil, err
 	}
