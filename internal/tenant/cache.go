@@ -33,8 +33,9 @@ type cache struct {
 	base     *bus.Cache[struct{}, *cascade.Base]
 	contexts *bus.Cache[int64, *cascade.View]
 	views    *bus.Cache[UserID, *cascade.View]
-
-	ledger *bus.Ledger
+	// providers is one entry: there are few, and each look-up is by another of their names.
+	providers *bus.Cache[struct{}, *providerTable]
+	ledger    *bus.Ledger
 }
 
 // resident is a user and where he lives.
@@ -59,6 +60,8 @@ func newCache(last func(context.Context) (int64, error), forget func()) cache {
 		base:     bus.NewCache[struct{}, *cascade.Base](1),
 		contexts: bus.NewCache[int64, *cascade.View](maxCached),
 		views:    bus.NewCache[UserID, *cascade.View](maxCached),
+
+		providers: bus.NewCache[struct{}, *providerTable](1),
 	}
 	c.ledger = bus.NewLedger(last, forget)
 	return c
@@ -77,6 +80,7 @@ func (c *cache) forgetViews() {
 	c.base.DropAll()
 	c.contexts.DropAll()
 	c.views.DropAll()
+	c.providers.DropAll()
 }
 
 // forget drops everything: mail hosts have changed, or something was missed.
@@ -85,7 +89,7 @@ func (s *Store) forget() {
 	s.watch()
 }
 
-// Watch has f called when mail hosts may have changed, here or on another node. f must not wait. Watch comes before
+// Watch has f called when mail hosts or providers may have changed, here or on another node. f must not wait. Watch comes before
 // the store is used concurrently.
 func (s *Store) Watch(f func()) { s.watch = f }
 

@@ -28,6 +28,7 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/seal"
 	"github.com/posthorn-mail/posthorn/internal/tenant/cascade"
+	"github.com/posthorn-mail/posthorn/internal/tenant/hostrule"
 )
 
 // Errors of this package, wrapped with what they are about.
@@ -87,9 +88,10 @@ type Store struct {
 
 	cache      cache
 	properties *cascade.Registry
-	files      atomic.Pointer[cascade.Files] // see SetFiles
-	watch      func()                        // see Watch
-	bus        *bus.Bus                      // nil before Join
+	files      atomic.Pointer[cascade.Files]  // see SetFiles
+	hosts      atomic.Pointer[hostrule.Rules] // nil: every host may use the app
+	watch      func()                         // see Watch
+	bus        *bus.Bus                       // nil before Join
 }
 
 // NotifyCredential is the installation's own notify credential. It speaks for the mail hosts that
