@@ -78,7 +78,7 @@ type Service struct {
 	Config
 	byLogin, byAddress *limiter
 	keysByAddress      *limiter // failed keys of the admin API
-	passing            passing // what StoreNone keeps for a while
+	passing            passing  // what StoreNone keeps for a while
 	upstreams          upstreams
 	grants             grants
 }

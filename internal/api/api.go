@@ -29,7 +29,7 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/tenant"
 )
 
-// API answers requests. Every field is needed.
+// API answers requests. Every field is needed. It must not be copied.
 type API struct {
 	Tenants       *tenant.Store
 	Accounts      *account.Service
@@ -50,6 +50,8 @@ type API struct {
 	Rotate func(ctx context.Context, after string) (Rotated, error)
 	// Reload reads configuration and credentials again.
 	Reload func(ctx context.Context) (Reloaded, error)
+
+	document document
 }
 
 // maxBody bounds a request's body in bytes.
@@ -66,6 +68,7 @@ func (a *API) Public() http.Handler {
 	a.route(mux, "/api/v1/transports", map[string]handler{"GET": a.listTransports})
 	a.route(mux, "/api/v1/subscriptions", map[string]handler{"POST": a.subscribe, "GET": a.listSubscriptions})
 	a.route(mux, "/api/v1/subscriptions/{id}", map[string]handler{"GET": a.getSubscription, "PATCH": a.changeSubscription, "DELETE": a.unsubscribe})
+	a.serve(mux, adminPrefix, a.keyHolder)
 	mux.HandleFunc("/", notFound)
 	return mux
 }
@@ -144,6 +147,8 @@ func (a *API) problemOf(ctx context.Context, err error) *problem.Problem {
 		return problem.New(http.StatusUnauthorized, "bad_login", account.ErrBadLogin.Error())
 	case errors.Is(err, account.ErrNoSession):
 		return problem.New(http.StatusUnauthorized, "no_session", "sign in first: POST /api/v1/sessions")
+	case errors.Is(err, account.ErrNoKey):
+		return problem.New(http.StatusUnauthorized, "no_key", "this needs a key of the administration that has not expired: Authorization: Bearer pha_…")
 	case errors.Is(err, account.ErrMailServer):
 		p := problem.New(http.StatusServiceUnavailable, "mail_server_unavailable", "the mail server cannot be asked now: try again")
 		p.RetryAfter = 5 * time.Second
@@ -188,11 +193,11 @@ func unmarshal(raw []byte, into any) error {
 
 // session authenticates a request by its bearer token (RFC 6750 section 2.1).
 func (a *API) session(r *http.Request) (account.Session, error) {
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "Bearer") || token == "" {
+	token := bearer(r)
+	if token == "" {
 		return account.Session{}, account.ErrNoSession
 	}
-	sess, err := a.Accounts.Authenticate(r.Context(), strings.TrimSpace(token))
+	sess, err := a.Accounts.Authenticate(r.Context(), token)
 	if err != nil {
 		return account.Session{}, err
 	}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/posthorn-mail/posthorn/internal/account"
 	"github.com/posthorn-mail/posthorn/internal/problem"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
 )
@@ -38,6 +39,8 @@ type operation struct {
 	status int
 	// secret has a GET audited: its answer holds something that is not to be read unseen.
 	secret bool
+	// open needs no key.
+	open bool
 	// slow lets the request take as long as it takes: its body is read in step with the work.
 	slow bool
 	do   handler
@@ -60,13 +63,13 @@ type param struct {
 }
 
 // Role is what an actor may be.
-type Role string
+type Role = account.Role
 
 // The roles.
 const (
-	RoleOperator Role = "operator"
-	RoleReseller Role = "reseller"
-	RoleBrand    Role = "brand"
+	RoleOperator = account.RoleOperator
+	RoleReseller = account.RoleReseller
+	RoleBrand    = account.RoleBrand
 )
 
 // Actor is who makes an administrative request.
@@ -144,6 +147,9 @@ func (a *API) serve(mux *http.ServeMux, prefix string, who func(*http.Request) (
 // perform is an operation with all that comes around it.
 func (a *API) perform(o *operation, prefix string, who func(*http.Request) (Actor, error)) handler {
 	return func(r *http.Request) (int, any, error) {
+		if o.open {
+			return o.do(r)
+		}
 		actor, err := who(r)
 		if err != nil {
 			return 0, nil, err
@@ -155,6 +161,24 @@ func (a *API) perform(o *operation, prefix string, who func(*http.Request) (Acto
 		done := &act{actor: actor, subject: strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, prefix), "/")}
 		return o.do(r.WithContext(context.WithValue(r.Context(), actKey{}, done)))
 	}
+}
+
+// bearer is the token of a request (RFC 6750 section 2.1), or "".
+func bearer(r *http.Request) string {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return ""
+	}
+	return strings.TrimSpace(token)
+}
+
+// keyHolder is who speaks on the public listener.
+func (a *API) keyHolder(r *http.Request) (Actor, error) {
+	k, err := a.Accounts.AuthenticateAdmin(r.Context(), bearer(r), a.clientAddress(r))
+	if err != nil {
+		return Actor{}, err
+	}
+	return Actor{Role: k.Role, Subject: k.Subject, Key: k.ID}, nil
 }
 
 // theOperator is who speaks on the admin socket, which authenticates by itself.
