@@ -138,6 +138,18 @@ func (a *API) keyOperations() []operation {
 func (a *API) serverOperations() []operation {
 	return []operation{
 		{
+			id: "listAudit", method: "GET", path: "/audit", tag: "audit", summary: "List who signed in and who changed what, newest first",
+			roles: byReseller, query: []param{
+				{name: "user", doc: "only entries about this user", example: "3@1"},
+				{name: "context", doc: "only entries of this context", example: int64(1)},
+				{name: "act", doc: "only this act, or with a dot at its end all that begin so", example: "sign_in"},
+				{name: "since", doc: "from this time on", example: "2026-11-22T12:00:00Z"},
+				{name: "until", doc: "before this time", example: "2026-11-23T12:00:00Z"},
+				{name: "limit", doc: "how many, 100 when missing", example: int64(100)},
+				{name: "after", doc: "what an answer before named as next", example: ""},
+			}, out: AuditPage{}, status: http.StatusOK, do: a.listAudit,
+		},
+		{
 			id: "listNodes", method: "GET", path: "/cluster/nodes", tag: "server", summary: "List the nodes of the cluster",
 			out: List[Node]{}, status: http.StatusOK, do: a.listNodes,
 		},

@@ -266,6 +266,11 @@ func day(t *testing.T, w *world) {
 	})
 	w.forgetUse()
 	w.call("GET", "/api/v1/sessions", first, nil, 200)
+	var signIns api.AuditPage
+	must(t, w.admin.Do(t.Context(), "GET", "/admin/v1/audit", queryOf("user=1@1"), nil, &signIns))
+	if len(signIns.Items) != 2 || signIns.Items[0].Actor != "user 1@1" || signIns.Items[0].Act != "sign_in" {
+		t.Errorf("the audit log: %+v", signIns)
+	}
 	w.call("DELETE", "/api/v1/sessions/current", second, nil, 204)
 	w.call("GET", "/api/v1/sessions", second, nil, 401)
 	w.call("DELETE", "/api/v1/sessions/current", bobs, nil, 204)
