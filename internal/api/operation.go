@@ -2,11 +2,16 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"mime"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/posthorn-mail/posthorn/internal/account"
+	"github.com/posthorn-mail/posthorn/internal/audit"
 	"github.com/posthorn-mail/posthorn/internal/problem"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
 )
@@ -154,13 +159,79 @@ func (a *API) perform(o *operation, prefix string, who func(*http.Request) (Acto
 		if err != nil {
 			return 0, nil, err
 		}
-		if !actor.may(o) {
-			return 0, nil, problem.New(http.StatusForbidden, "not_your_role",
-				fmt.Sprintf("a key of a %s has no right to this: ask the operator", actor.Role))
+		done := &act{actor: actor, subject: strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, prefix), "/"), context: contextIn(r)}
+		r = r.WithContext(context.WithValue(r.Context(), actKey{}, done))
+		status, body, err := a.ask(o, actor, r)
+		if err != nil {
+			err = a.problemOf(r.Context(), err)
 		}
-		done := &act{actor: actor, subject: strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, prefix), "/")}
-		return o.do(r.WithContext(context.WithValue(r.Context(), actKey{}, done)))
+		if o.method != http.MethodGet || o.secret {
+			a.record(r, o, done, err)
+		}
+		return status, body, err
 	}
+}
+
+// ask has an operation done by an actor who has it.
+func (a *API) ask(o *operation, actor Actor, r *http.Request) (int, any, error) {
+	if !actor.may(o) {
+		return 0, nil, problem.New(http.StatusForbidden, "not_your_role",
+			fmt.Sprintf("a key of a %s has no right to this: ask the operator", actor.Role))
+	}
+	if err := o.takes(r.Header.Get("Content-Type")); err != nil {
+		return 0, nil, err
+	}
+	return o.do(r)
+}
+
+// takes refuses a body of a type that the operation does not read. One that does not say its type is tried.
+func (o *operation) takes(contentType string) error {
+	if o.in == nil || contentType == "" {
+		return nil
+	}
+	types, ok := o.in.(lines)
+	if !ok {
+		types = lines{"application/json"}
+	}
+	given, _, err := mime.ParseMediaType(contentType)
+	if err == nil && slices.Contains(types, given) {
+		return nil
+	}
+	return problem.New(http.StatusUnsupportedMediaType, "unsupported_media_type", "send the body with Content-Type: "+strings.Join(types, " or "))
+}
+
+// record writes an act to the audit log. One that was refused belongs to no context unless the operator did it: who
+// asks for what is not his is no news for those whose it is.
+func (a *API) record(r *http.Request, o *operation, done *act, err error) {
+	e := audit.Entry{
+		Actor: done.actor.String(), Act: o.id, Subject: done.subject, Context: done.context, Outcome: audit.OK,
+	}
+	if addr := a.clientAddress(r); addr.IsValid() {
+		e.Address = addr.String()
+	}
+	if p, ok := errors.AsType[*problem.Problem](err); ok {
+		e.Detail, e.Outcome = p.Error(), audit.Refused
+		if p.Status >= http.StatusInternalServerError {
+			e.Outcome = audit.Failed
+		}
+		if done.actor.Role != RoleOperator {
+			e.Context = 0
+		}
+	}
+	a.Audit.Write(r.Context(), e)
+}
+
+// contextIn is the context that a request's path or query names, or 0.
+func contextIn(r *http.Request) int64 {
+	if u, err := tenant.ParseUserID(r.PathValue("user")); err == nil {
+		return u.Context
+	}
+	for _, s := range []string{r.PathValue("id"), r.URL.Query().Get("context")} {
+		if id, err := strconv.ParseInt(s, 10, 64); err == nil {
+			return id
+		}
+	}
+	return 0
 }
 
 // bearer is the token of a request (RFC 6750 section 2.1), or "".
