@@ -21,11 +21,13 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/bus"
 	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/seal"
+	"github.com/posthorn-mail/posthorn/internal/tenant/hostrule"
 )
 
 // Errors of this package, wrapped with what they are about.
@@ -82,6 +84,8 @@ type Store struct {
 	alias [][]byte // keys of the MAC in keyed aliases, the one in use first
 	dflt  NotifyCredential
 	now   func() time.Time
+
+	hosts atomic.Pointer[hostrule.Rules] // nil: every host may use the app
 
 	cache cache
 	watch func()   // see Watch
