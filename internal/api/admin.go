@@ -159,7 +159,7 @@ func (a *API) addUser(r *http.Request) (int, any, error) {
 	u.ID = id
 	added, err := a.Tenants.AddUser(r.Context(), u)
 	if err == nil {
-		about(r, "users/"+added.ID.String(), added.ID.Context)
+		about(r, added.ID.String(), added.ID.Context)
 	}
 	return http.StatusCreated, userView(added), err
 }

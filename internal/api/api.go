@@ -154,8 +154,6 @@ func (a *API) problemOf(ctx context.Context, err error) *problem.Problem {
 		return problem.New(http.StatusUnauthorized, "bad_login", account.ErrBadLogin.Error())
 	case errors.Is(err, account.ErrNoSession):
 		return problem.New(http.StatusUnauthorized, "no_session", "sign in first: POST /api/v1/sessions")
-	case errors.Is(err, account.ErrNoKey):
-		return problem.New(http.StatusUnauthorized, "no_key", "this needs a key of the administration that has not expired: Authorization: Bearer pha_…")
 	case errors.Is(err, account.ErrMailServer):
 		p := problem.New(http.StatusServiceUnavailable, "mail_server_unavailable", "the mail server cannot be asked now: try again")
 		p.RetryAfter = 5 * time.Second

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -159,7 +160,8 @@ func (a *API) perform(o *operation, prefix string, who func(*http.Request) (Acto
 		if err != nil {
 			return 0, nil, err
 		}
-		done := &act{actor: actor, subject: strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, prefix), "/"), context: contextIn(r)}
+		done := &act{actor: actor, context: contextIn(r)}
+		done.subject = cmp.Or(r.PathValue("user"), strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, prefix), "/"))
 		r = r.WithContext(context.WithValue(r.Context(), actKey{}, done))
 		status, body, err := a.ask(o, actor, r)
 		if err != nil {
@@ -246,6 +248,9 @@ func bearer(r *http.Request) string {
 // keyHolder is who speaks on the public listener.
 func (a *API) keyHolder(r *http.Request) (Actor, error) {
 	k, err := a.Accounts.AuthenticateAdmin(r.Context(), bearer(r), a.clientAddress(r))
+	if errors.Is(err, account.ErrNoKey) {
+		err = problem.New(http.StatusUnauthorized, "no_key", "this needs a key of the administration that has not expired: Authorization: Bearer pha_…")
+	}
 	if err != nil {
 		return Actor{}, err
 	}
