@@ -236,15 +236,6 @@ func contextIn(r *http.Request) int64 {
 	return 0
 }
 
-// bearer is the token of a request (RFC 6750 section 2.1), or "".
-func bearer(r *http.Request) string {
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "Bearer") {
-		return ""
-	}
-	return strings.TrimSpace(token)
-}
-
 // keyHolder is who speaks on the public listener.
 func (a *API) keyHolder(r *http.Request) (Actor, error) {
 	k, err := a.Accounts.AuthenticateAdmin(r.Context(), bearer(r), a.clientAddress(r))
