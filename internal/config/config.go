@@ -51,6 +51,13 @@ type Config struct {
 	// Example: production
 	InstallationID string `yaml:"installation_id"`
 
+	// The file that says by which hosts the app may sign in, mailapp-config.yml as the system before has it: see
+	// operating.md, "Hosts". "posthorn reload" takes over what changes in it. Without such a file every host may.
+	//
+	// Default: mailapp-config.yml beside the configuration file, when it is there.
+	// Example: /etc/posthorn/mailapp-config.yml
+	HostsFile string `yaml:"hosts_file" is:"path"`
+
 	// What Posthorn writes about itself, to standard error.
 	Log Log `yaml:"log"`
 
@@ -82,6 +89,9 @@ type Config struct {
 	// Limits for guessing passwords. Each sign-in is a login at a mail server, so these limits protect
 	// that server too.
 	SignIn SignIn `yaml:"sign_in"`
+
+	// Who signed in, and who changed what: "posthorn audit" lists it.
+	Audit Audit `yaml:"audit"`
 
 	// What is pushed, to whom, and how hard Posthorn tries.
 	Push Push `yaml:"push"`
@@ -381,6 +391,12 @@ type SignIn struct {
 
 	// The time in which both are counted.
 	Window Duration `yaml:"window" default:"15m" min:"1s" max:"1d"`
+}
+
+// Audit is the section audit.
+type Audit struct {
+	// How long entries are kept, in the database. They hold users, addresses and device names.
+	Keep Duration `yaml:"keep" default:"180d" min:"1h" max:"3650d"`
 }
 
 // Push is the section push.

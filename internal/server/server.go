@@ -27,6 +27,7 @@ import (
 
 	"github.com/posthorn-mail/posthorn/internal/account"
 	"github.com/posthorn-mail/posthorn/internal/api"
+	"github.com/posthorn-mail/posthorn/internal/audit"
 	"github.com/posthorn-mail/posthorn/internal/bus"
 	"github.com/posthorn-mail/posthorn/internal/cluster"
 	"github.com/posthorn-mail/posthorn/internal/config"
@@ -40,6 +41,7 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/push"
 	"github.com/posthorn-mail/posthorn/internal/subscription"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
+	"github.com/posthorn-mail/posthorn/internal/tenant/hostrule"
 )
 
 // Options are what a program gives a Server beside the configuration. The zero value works.
@@ -69,7 +71,9 @@ type Server struct {
 	version    string
 	memory     *bus.Memory // nil unless credentials are kept in it
 	transports *transports
+	tenants    *tenant.Store
 	push       *push.Service
+	audit      *audit.Log
 	idle       *idle.Source
 	listen     *listen.Service
 	mailNotify *mailnotify.Source // nil when it is not enabled
@@ -106,6 +110,10 @@ func New(ctx context.Context, cfg *config.Config, opts Options) (s *Server, err 
 	if s.state, err = openState(cfg); err != nil {
 		return s, err
 	}
+	hosts, problems := readHosts(cfg)
+	if len(problems) > 0 {
+		return s, problems
+	}
 	var found findings
 	if s.transports, found = buildTransports(cfg, s.state.vapidKey, time.Now); len(found.problems) > 0 {
 		return s, found.problems
@@ -129,7 +137,7 @@ func New(ctx context.Context, cfg *config.Config, opts Options) (s *Server, err 
 	} else if err != nil {
 		return s, err
 	}
-	if err := s.build(ctx, reg); err != nil {
+	if err := s.build(ctx, reg, hosts); err != nil {
 		return s, err
 	}
 	var lc net.ListenConfig
@@ -144,7 +152,7 @@ func New(ctx context.Context, cfg *config.Config, opts Options) (s *Server, err 
 }
 
 // build wires the rooms of the house together, ground floor first.
-func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
+func (s *Server) build(ctx context.Context, reg *prometheus.Registry, hosts *hostrule.Rules) error {
 	cfg, now := s.cfg, time.Now
 	salt, err := account.Salt(ctx, s.db)
 	if err != nil {
@@ -163,6 +171,8 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 	if err != nil {
 		return err
 	}
+	s.tenants = tenants
+	tenants.SetHosts(hosts)
 	if err := s.join(ctx, reg); err != nil {
 		return err
 	}
@@ -217,12 +227,16 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 	if err != nil {
 		return err
 	}
+	s.audit, err = audit.New(audit.Config{DB: s.db, Log: s.log, Metrics: reg, Now: now, Keep: time.Duration(cfg.Audit.Keep)})
+	if err != nil {
+		return err
+	}
 	rotate := &rotation{tenants: tenants, subs: subs, accounts: accounts, key: s.state.keys.KeyID(), log: s.log}
 	notifier.Lost = s.listen.Missed
 	a := &api.API{
 		Tenants: tenants, Accounts: accounts, Subscriptions: subs, Push: s.push, Listen: s.listen, Cluster: s.cluster,
 		LastEvents: dispatcher.LastEvents, Log: s.log, Now: now, TrustedProxies: cfg.Public.TrustedProxies,
-		VAPIDPublicKey: s.transports.publicKey, Reload: s.Reload, Rotate: rotate.Rotate, Doctor: s.doctor(tenants, accounts, subs, dispatcher),
+		VAPIDPublicKey: s.transports.publicKey, Reload: s.Reload, Rotate: rotate.Rotate, Audit: s.audit, Doctor: s.doctor(tenants, accounts, subs, dispatcher),
 	}
 	s.public.server = newHTTPServer(a.Public(), s.log)
 	s.internal.server = newHTTPServer(s.internalMux(notifier, reg), s.log)
@@ -302,6 +316,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer stopWorking()
 	workers, working := errgroup.WithContext(working)
 	workers.Go(func() error { return s.push.Run(working) })
+	workers.Go(func() error { return s.audit.Run(working) })
 	workers.Go(func() error { return s.idle.Run(working) })
 	workers.Go(func() error { return s.listen.Run(working) })
 	if s.mailNotify != nil {
