@@ -103,9 +103,11 @@ const failureFloor = 2500 * time.Millisecond
 func newToken() (token, hash string) {
 	var b [32]byte
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
-	token = "ph_" + base64.RawURLEncoding.EncodeToString(b[:])
+	token = tokenPrefix + base64.RawURLEncoding.EncodeToString(b[:])
 	return token, hashOf("token", token)
 }
+
+const tokenPrefix = "ph_"
 
 // hashOf hashes a random secret for look-up; purpose keeps hashes of different kinds apart.
 func hashOf(purpose, secret string) string {

@@ -362,10 +362,20 @@ func day(t *testing.T, w *world) {
 	if len(signIns.Items) != 2 || signIns.Items[0].Actor != "user 1@1" || signIns.Items[0].Act != "sign_in" {
 		t.Errorf("the audit log: %+v", signIns)
 	}
+	rotate := func(token string) string {
+		t.Helper()
+		return w.call("POST", "/api/v1/sessions/current/rotate", token, nil, 200)["token"].(string)
+	}
+	third := w.signIn(alice, password, "watch")
+	rotate(third)
+	third = rotate(third) // the answer was lost
+	w.call("GET", "/api/v1/devices", third, nil, 200)
+	w.call("DELETE", "/api/v1/devices/current", third, nil, 204)
 	w.call("DELETE", "/api/v1/sessions/current", second, nil, 204)
 	w.call("GET", "/api/v1/sessions", second, nil, 401)
 	w.call("DELETE", "/api/v1/sessions/current", bobs, nil, 204)
 	w.call("DELETE", "/api/v1/subscriptions/"+sub, first, nil, 204)
+	w.call("DELETE", "/api/v1/sessions", first, nil, 204)
 
 	admin("DELETE", "/admin/v1/users/1@1", nil, nil)
 	admin("DELETE", "/admin/v1/users/7@2", nil, nil)
