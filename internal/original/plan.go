@@ -214,8 +214,8 @@ func (r *Reader) users(p *Plan) {
 		p.Users = append(p.Users, User{ID: id, Login: name, MailHost: host.Name})
 	}
 	if len(nameless) > 0 {
-		r.finding(true, "logins", "%s no login in the dump (com.openexchange.mail.loginSource is %s): %s. Give theirs with --logins",
-			plural(len(nameless), "user has", "users have"), r.rows.loginSource, some(nameless))
+		r.finding(false, "logins", "%s left out for want of a login in the dump (com.openexchange.mail.loginSource is %s): %s. Give theirs with --logins, if they are to use the app",
+			plural(len(nameless), "user is", "users are"), r.rows.loginSource, some(nameless))
 	}
 	if len(hostless) > 0 {
 		r.finding(true, "mail hosts", "%s no mail host: %s. Name one with --imap-host",

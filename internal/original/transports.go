@@ -356,9 +356,9 @@ func (r *Reader) fcm() {
 func (r *Reader) served(transport, client string, n int) {
 	switch {
 	case transport == "fcm" && r.opts.ServiceAccount == nil:
-		r.finding(true, client, "%s by FCM and wait for a service account. %s", plural(n, "device subscribed", "devices subscribed"), gcmIsDead)
+		r.finding(true, client, "%s for a service account (FCM). %s", plural(n, "device waits", "devices wait"), gcmIsDead)
 	case transport == "apns" && !r.hasApp(client):
-		r.finding(true, client, "%s by APNs and wait for a credential: add an entry for this client to transports.apns.apps", plural(n, "device subscribed", "devices subscribed"))
+		r.finding(true, client, "%s for a credential (APNs): add an entry for this client to transports.apns.apps", plural(n, "device waits", "devices wait"))
 	}
 	if r.allowed != nil && !slices.ContainsFunc(r.allowed, func(p string) bool { return config.MatchClient(p, client) }) {
 		r.finding(true, client, "%s, and push.allowed_clients does not have this client, as before: add it, or they are never told of mail",

@@ -175,7 +175,7 @@ func shown(key, value string) string {
 	if value == "" {
 		return ""
 	}
-	if secretKey.MatchString(key) && value != "true" && value != "false" {
+	if secretKey.MatchString(key) && !strings.HasSuffix(key, "Source") && value != "true" && value != "false" {
 		return "[redacted]"
 	}
 	value = secretPart.ReplaceAllString(userInfo.ReplaceAllString(value, "//[redacted]@"), "$1[redacted]")

@@ -78,8 +78,8 @@ func (r *Reader) blocked(file string, rules *hostrule.Rules) {
 		}
 	}
 	if all && len(off) > 0 {
-		r.finding(false, file, "%s off while the rule for all is on: here the rule of a host beats that for all, so the app is refused there",
-			plural(len(off), "host is", "hosts are")+" ("+strings.Join(off[:min(len(off), 5)], ", ")+")")
+		r.finding(false, file, "%s off while the rule for all is on (%s): here the rule of a host beats that for all, so the app is refused there",
+			plural(len(off), "host is", "hosts are"), strings.Join(off[:min(len(off), 5)], ", "))
 	}
 }
 
