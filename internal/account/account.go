@@ -81,7 +81,8 @@ type Config struct {
 type Service struct {
 	Config
 	byLogin, byAddress *limiter
-	passing            passing // what StoreNone keeps for a while
+	keysByAddress      *limiter // failed keys of the admin API
+	passing            passing  // what StoreNone keeps for a while
 	upstreams          upstreams
 	grants             grants
 }
@@ -92,6 +93,8 @@ func New(c Config) *Service {
 		Config:    c,
 		byLogin:   newLimiter(c.AttemptsPerLogin, c.Window, c.Now),
 		byAddress: newLimiter(c.AttemptsPerAddress, c.Window, c.Now),
+
+		keysByAddress: newLimiter(c.AttemptsPerAddress, c.Window, c.Now),
 	}
 }
 
