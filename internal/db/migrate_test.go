@@ -209,7 +209,7 @@ var rows = []string{
 	`INSERT INTO mailhosts VALUES ('bare', 'localhost', 143, 'none', 0, '', NULL, '', 'login', 0, 'null', 'null', 1790000000000,
 		'auto', 'session', '', '', '', '', '', '')`,
 	`INSERT INTO users VALUES (1, 3, 'Alice@example.org', 'alice@example.org', 'dove', 1790000000000)`,
-	`INSERT INTO sessions VALUES ('0123456789abcdef', 'th', 1, 3, 'app', 'dh', '192.0.2.1', 1790000000000, 1790000000000, 1790000000000, 'oh', 1790000000000, 'phone')`,
+	`INSERT INTO sessions VALUES ('0123456789abcdef', 'th', 1, 3, 'app', 'dh', '192.0.2.1', 1790000000000, 1790000000000, 1790000000000, 'fh', 'oh', 1790000000000, 1790000000000, 'phone')`,
 	`INSERT INTO credentials VALUES (1, 3, 'v1.00000000.AAAA', 1790000000000)`,
 	`INSERT INTO seal_salt VALUES (1, 'AAAAAAAAAAAAAAAAAAAAAA')`,
 	`INSERT INTO refresh_tokens VALUES (1, 3, 'v2.00000000.AAAA', 1790000000000)`,

@@ -288,6 +288,9 @@ func day(t *testing.T, w *world) {
 		"transport": "fcm", "topics": []string{"mail:new:Lists"}, "token": watch.token, "expires": soon.UnixMilli(),
 	}, 201)
 
+	key := w.adminKey(api.Key{Role: api.RoleOperator})
+	w.call("GET", "/api/v1/admin/keys", key.Key, nil, 200)
+	admin("DELETE", "/admin/v1/keys/"+key.ID, nil, nil)
 	rotated(t, w)
 	admin("GET", "/admin/v1/push/trace/"+sub, nil, nil) // of a device that got nothing yet
 	for uid := 1; uid <= 2; uid++ {
@@ -363,13 +366,23 @@ func day(t *testing.T, w *world) {
 	w.call("GET", "/api/v1/sessions", first, nil, 200)
 	var signIns api.AuditPage
 	must(t, w.admin.Do(t.Context(), "GET", "/admin/v1/audit", queryOf("user=1@1"), nil, &signIns))
-	if len(signIns.Items) != 2 || signIns.Items[0].Actor != "user 1@1" || signIns.Items[0].Act != "sign_in" {
+	if len(signIns.Items) != 3 || signIns.Items[2].Act != "addUser" || signIns.Items[0].Actor != "user 1@1" || signIns.Items[0].Act != "sign_in" {
 		t.Errorf("the audit log: %+v", signIns)
 	}
+	rotate := func(token string) string {
+		t.Helper()
+		return w.call("POST", "/api/v1/sessions/current/rotate", token, nil, 200)["token"].(string)
+	}
+	third := w.signIn(alice, password, "watch")
+	rotate(third)
+	third = rotate(third) // the answer was lost
+	w.call("GET", "/api/v1/devices", third, nil, 200)
+	w.call("DELETE", "/api/v1/devices/current", third, nil, 204)
 	w.call("DELETE", "/api/v1/sessions/current", second, nil, 204)
 	w.call("GET", "/api/v1/sessions", second, nil, 401)
 	w.call("DELETE", "/api/v1/sessions/current", bobs, nil, 204)
 	w.call("DELETE", "/api/v1/subscriptions/"+sub, first, nil, 204)
+	w.call("DELETE", "/api/v1/sessions", first, nil, 204)
 
 	admin("DELETE", "/admin/v1/users/1@1", nil, nil)
 	admin("DELETE", "/admin/v1/users/7@2", nil, nil)
