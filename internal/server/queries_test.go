@@ -21,6 +21,7 @@ import (
 
 	"github.com/posthorn-mail/posthorn/internal/account"
 	"github.com/posthorn-mail/posthorn/internal/api"
+	"github.com/posthorn-mail/posthorn/internal/certificate"
 	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/event"
 	"github.com/posthorn-mail/posthorn/internal/seal"
@@ -90,6 +91,34 @@ func anotherNode(t *testing.T, w *world) {
 		must(t, d.QueryRow(t.Context(), "SELECT COUNT(*) FROM nodes WHERE id = 'dead'").Scan(&n))
 		return n == 0
 	})
+}
+
+// certificates lives the day of automatic certificates: an account is kept, a lock held, the seal key changed.
+func certificates(t *testing.T, w *world) {
+	d, err := db.Open(t.Context(), w.databaseURL, db.Options{Trace: w.trace})
+	must(t, err)
+	defer func() { must(t, d.Close()) }()
+	ctx := t.Context()
+	for _, text := range []string{strings.Repeat("0f", seal.KeySize), strings.Repeat("1f", seal.KeySize) + "\n" + strings.Repeat("0f", seal.KeySize)} {
+		keys, err := seal.ParseKeyFile(text)
+		must(t, err)
+		s := certificate.NewStorage(d, keys, "n1", time.Now)
+		must(t, s.Lock(ctx, "issue"))
+		must(t, s.RenewLockLease(ctx, "issue", time.Hour))
+		must(t, s.Store(ctx, "acme/key", []byte("canary")))
+		if all, err := s.List(ctx, "acme", true); err != nil || len(all) != 1 || !s.Exists(ctx, all[0]) {
+			t.Errorf("%q, %v", all, err)
+		}
+		must(t, s.Unlock(ctx, "issue"))
+		must(t, s.ForgetLocks(ctx))
+		_, _, err = s.Reseal(ctx, "")
+		must(t, err)
+		if len(text) > 2*seal.KeySize {
+			must(t, s.Delete(ctx, "acme"))
+			return
+		}
+		must(t, s.Store(ctx, "acme/key", []byte("canary")))
+	}
 }
 
 // tokens keeps a token and reads it, and clears the database of it as a server with another store does at its start.
@@ -264,6 +293,7 @@ func day(t *testing.T, w *world) {
 	}
 	w.provision(d, api.MailHost{}, alice)
 	tokens(t, w)
+	certificates(t, w)
 	providers(t, w)
 	admin := func(method, path string, in, out any) {
 		t.Helper()
