@@ -84,15 +84,16 @@ type Config struct {
 // Service signs users in and opens their mailboxes.
 type Service struct {
 	Config
-	limits    limits
-	passing   passing // what StoreNone keeps for a while
-	upstreams upstreams
-	grants    grants
+	limits        limits
+	keysByAddress *limiter // failed keys of the admin API
+	passing       passing  // what StoreNone keeps for a while
+	upstreams     upstreams
+	grants        grants
 }
 
 // New returns a Service.
 func New(c Config) *Service {
-	return &Service{Config: c, limits: newLimits(c)}
+	return &Service{Config: c, limits: newLimits(c), keysByAddress: newLimiter(c.AttemptsPerAddress, c.Window, c.Now)}
 }
 
 // failureFloor is how early a refused sign-in may be answered. It hides whether the mail server was

@@ -30,7 +30,7 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/tenant"
 )
 
-// API answers requests. Every field is needed.
+// API answers requests. Every field is needed. It must not be copied.
 type API struct {
 	Tenants       *tenant.Store
 	Accounts      *account.Service
@@ -52,6 +52,8 @@ type API struct {
 	Rotate func(ctx context.Context, after string) (Rotated, error)
 	// Reload reads configuration and credentials again.
 	Reload func(ctx context.Context) (Reloaded, error)
+
+	document document
 }
 
 // maxBody bounds a request's body in bytes.
@@ -71,6 +73,7 @@ func (a *API) Public() http.Handler {
 	a.route(mux, "/api/v1/transports", map[string]handler{"GET": a.listTransports})
 	a.route(mux, "/api/v1/subscriptions", map[string]handler{"POST": a.subscribe, "GET": a.listSubscriptions})
 	a.route(mux, "/api/v1/subscriptions/{id}", map[string]handler{"GET": a.getSubscription, "PATCH": a.changeSubscription, "DELETE": a.unsubscribe})
+	a.serve(mux, adminPrefix, a.keyHolder)
 	mux.HandleFunc("/", notFound)
 	return mux
 }

@@ -110,3 +110,18 @@ CREATE INDEX known_places_used ON known_places (last_used_ms);
 
 -- subscription; the provider whose push credentials the device subscribed with, '' is the installation
 ALTER TABLE subscriptions ADD COLUMN provider TEXT NOT NULL DEFAULT '';
+
+-- certificate; what automatic certificates need kept: the account at the authority, keys, certificates, challenges;
+-- each value is sealed for "acme/<name>"
+CREATE TABLE acme_storage (
+    name        TEXT   PRIMARY KEY,
+    sealed      TEXT   NOT NULL,
+    modified_ms BIGINT NOT NULL
+);
+
+-- certificate; which node is getting a certificate, and until when it may be thought alive
+CREATE TABLE acme_locks (
+    name     TEXT   PRIMARY KEY,
+    owner    TEXT   NOT NULL,
+    until_ms BIGINT NOT NULL
+);
