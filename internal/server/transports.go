@@ -84,6 +84,8 @@ func Check(cfg *config.Config) (config.Problems, config.Warnings) {
 	openMesh(cfg, time.Now, &found)
 	_, wrong := readHosts(cfg)
 	found.problems = append(found.problems, wrong...)
+	_, wrong = readProperties(cfg, "")
+	found.problems = append(found.problems, wrong...)
 	return append(found.problems, found.expired...), append(cfg.Warnings(), found.soon...)
 }
 
