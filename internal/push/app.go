@@ -2,36 +2,56 @@ package push
 
 import (
 	"slices"
+	"strconv"
 	"sync"
+
+	"github.com/posthorn-mail/posthorn/internal/subscription"
 )
 
 // served is an app of a transport: a credential and the clients it is for. A reload replaces the list of apps
 // while sends go on, each with what it began with.
 type served interface {
 	comparable
-	// serves says whether the entry is for a client.
-	serves(client string) bool
+	// serves says whether the entry is for a subscription: that of its provider, and for its client.
+	serves(sub subscription.Subscription) bool
 	// users counts the sends that hold the entry.
 	users() *sync.WaitGroup
 	// Retire waits for those and ends the connections.
 	Retire()
 }
 
-// holdApp finds the first of apps that is for a client and counts the caller as its user, who says Done
+// holdApp finds the first of apps that is for a subscription and counts the caller as its user, who says Done
 // afterwards. It is nil when there is none.
-func holdApp[A served](mu *sync.RWMutex, apps *[]A, client string) (a A) {
+func holdApp[A served](mu *sync.RWMutex, apps *[]A, sub subscription.Subscription) (a A) {
 	mu.RLock()
 	defer mu.RUnlock()
-	if i := appFor(*apps, client); i >= 0 {
+	if i := appFor(*apps, sub); i >= 0 {
 		a = (*apps)[i]
 		a.users().Add(1)
 	}
 	return a
 }
 
-// appFor finds the first of apps that is for a client, or -1.
-func appFor[A served](apps []A, client string) int {
-	return slices.IndexFunc(apps, func(a A) bool { return a.serves(client) })
+// appFor finds the first of apps that is for a subscription, or -1.
+func appFor[A served](apps []A, sub subscription.Subscription) int {
+	return slices.IndexFunc(apps, func(a A) bool { return a.serves(sub) })
+}
+
+// Entry names a credential by whose it is and its place among those.
+type Entry struct {
+	// Provider is the provider whose credential it is; "" is the installation.
+	Provider string
+	// N counts the entries of one owner, from 0.
+	N int
+}
+
+// name is "0/com.example.mail", or "blue/0/com.example.mail" for a provider's.
+func (e Entry) name(what string) string {
+	name := strconv.Itoa(e.N) + "/" + what
+	if e.Provider != "" {
+		name = e.Provider + "/" + name
+	}
+	return name
 }
 
 // replaceApps puts apps in place of those there are, and returns the ones that nobody will find any more.

@@ -79,6 +79,12 @@ type Subscription struct {
 	Expires  time.Time // zero: never
 	// Device is the same for all subscriptions of one device. It never changes.
 	Device uint64
+	// Privacy is how much a notification may tell (push.privacy), PrivacyFixed that an app's own level does not
+	// take its place, for somebody closer to the user than the installation has said so. Only from Load.
+	Privacy      string
+	PrivacyFixed bool
+	// Provider is whose push credentials the device subscribed with; "" is the installation.
+	Provider string
 	// Environment is the APNs environment that took the token when the configured one did not. Only from Load.
 	Environment string
 }
@@ -89,6 +95,8 @@ type Request struct {
 	Token   Token
 	Topics  []string
 	Expires time.Time
+	// Provider is whose push credentials the token belongs to; "" is the installation.
+	Provider string
 	// Policy and Keys take the place of those that the subscription had; nil leaves them. A zero Policy and
 	// empty Keys take them away.
 	Policy *Policy
@@ -130,14 +138,14 @@ func (s *Store) Allowed(client string) bool { return s.allowed(client) }
 
 const (
 	columns = `id, context_id, user_id, client, transport, target, topics, policy,
-		CASE WHEN device_key = '' THEN 0 ELSE 1 END, created_ms, expires_ms, token_hash`
+		CASE WHEN device_key = '' THEN 0 ELSE 1 END, created_ms, expires_ms, token_hash, provider`
 	sqlOtherOwners  = `DELETE FROM subscriptions WHERE transport = ? AND token_hash = ? AND device_hash <> ? AND NOT (context_id = ? AND user_id = ?) RETURNING context_id, user_id`
 	sqlCountDevices = `SELECT COUNT(*) FROM subscriptions WHERE context_id = ? AND user_id = ? AND NOT (transport = ? AND token_hash = ?)`
 	sqlPut          = `INSERT INTO subscriptions (id, context_id, user_id, client, transport, token_hash, token, target, device_hash,
-		topics, created_ms, renewed_ms, expires_ms, policy, device_key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		topics, created_ms, renewed_ms, expires_ms, policy, device_key, provider) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (transport, token_hash, context_id, user_id) DO UPDATE SET client = excluded.client, token = excluded.token,
 		target = excluded.target, device_hash = excluded.device_hash, topics = excluded.topics, renewed_ms = excluded.renewed_ms,
-		expires_ms = excluded.expires_ms, policy = CASE WHEN ? = 1 THEN excluded.policy ELSE subscriptions.policy END,
+		expires_ms = excluded.expires_ms, provider = excluded.provider, policy = CASE WHEN ? = 1 THEN excluded.policy ELSE subscriptions.policy END,
 		device_key = CASE WHEN ? = 1 THEN excluded.device_key ELSE subscriptions.device_key END RETURNING ` + columns
 	sqlByUser = `SELECT ` + columns + ` FROM subscriptions WHERE context_id = ? AND user_id = ? ORDER BY created_ms, id`
 	sqlAll    = `SELECT ` + columns + ` FROM subscriptions ORDER BY context_id, user_id, created_ms, id`
@@ -195,7 +203,7 @@ func (s *Store) Subscribe(ctx context.Context, sess account.Session, req Request
 			return nil, ErrTooMany
 		}
 		err = scan(tx.QueryRow(ctx, sqlPut, idOf(transport, hash, u), u.Context, u.ID, req.Client, transport, hash, sealed, req.Token.Target,
-			sess.Device, string(topics), db.Millis(now), db.Millis(now), db.Millis(req.Expires), policy, deviceKey,
+			sess.Device, string(topics), db.Millis(now), db.Millis(now), db.Millis(req.Expires), policy, deviceKey, req.Provider,
 			flag(req.Policy != nil), flag(req.Keys != nil)).Scan, &sub)
 		return append(others, u), err
 	})
@@ -303,7 +311,7 @@ func scan(scan func(...any) error, v *Subscription, more ...any) error {
 	var topics, policy, hash string
 	var keys, created, expires int64
 	err := scan(append([]any{
-		&v.ID, &v.User.Context, &v.User.ID, &v.Client, &v.Token.Transport, &v.Token.Target, &topics, &policy, &keys, &created, &expires, &hash,
+		&v.ID, &v.User.Context, &v.User.ID, &v.Client, &v.Token.Transport, &v.Token.Target, &topics, &policy, &keys, &created, &expires, &hash, &v.Provider,
 	}, more...)...)
 	if err != nil {
 		return err
@@ -311,6 +319,7 @@ func scan(scan func(...any) error, v *Subscription, more ...any) error {
 	v.HasKeys, v.Created, v.Expires, v.Device = keys == 1, db.Time(created), db.Time(expires), DeviceOf(hash)
 	// Thousands of subscriptions are held that say the same.
 	v.Client, v.Token.Transport = unique.Make(v.Client).Value(), unique.Make(v.Token.Transport).Value()
+	v.Provider = unique.Make(v.Provider).Value()
 	if topics == usualTopics {
 		v.Topics = []string{TopicNewMail}
 	} else if err := json.Unmarshal([]byte(topics), &v.Topics); err != nil {
