@@ -67,7 +67,8 @@ func newRig(tb testing.TB, url string) *rig {
 		_, err = tenants.AddUser(ctx, tenant.User{ID: tenant.UserID{Context: 1}, Login: login, MailHost: "h"})
 		must(tb, err)
 	}
-	r := &rig{tb: tb, db: d, subs: subscription.New(d, keys, func(client string) bool { return client != "banned" }, time.Now)}
+	must(tb, tenants.SetProperty(ctx, tenant.Subject{Scope: cascade.Server}, "push.allowed_clients", "app", "test")) // "banned" is not
+	r := &rig{tb: tb, db: d, subs: subscription.New(d, keys, tenants.View, time.Now), tenants: tenants}
 	service, err := push.New(push.Config{
 		DB: d, Subscriptions: r.subs, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Now: time.Now,
 		NewMailTTL: time.Hour, MaxInFlight: 1, Node: "node", Lease: time.Minute,

@@ -78,7 +78,7 @@ func (r *rig) open() {
 	must(r.tb, err)
 	r.tb.Cleanup(func() { _ = d.Close() })
 	r.db = d
-	r.subs = subscription.New(r.db, r.keys, func(string) bool { return true }, time.Now)
+	r.subs = subscription.New(r.db, r.keys, r.tenants.View, time.Now)
 }
 
 func user(id int64) tenant.UserID { return tenant.UserID{Context: 1, ID: id} }

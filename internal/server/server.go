@@ -190,9 +190,7 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 	if err := accounts.ClearDatabase(ctx); err != nil {
 		return err
 	}
-	subs := subscription.New(s.db, s.state.keys, func(client string) bool {
-		return slices.ContainsFunc(cfg.Push.AllowedClients, func(p string) bool { return config.MatchClient(p, client) })
-	}, now)
+	subs := subscription.New(s.db, s.state.keys, tenants.View, now)
 	s.push, err = push.New(push.Config{
 		DB: s.db, Subscriptions: subs, Transports: s.transports.all, Log: s.log, Metrics: reg, Now: now,
 		NewMailTTL: time.Duration(cfg.Push.NewMailTTL), MaxInFlight: cfg.Push.MaxInFlight,
@@ -222,7 +220,7 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 	a := &api.API{
 		Tenants: tenants, Accounts: accounts, Subscriptions: subs, Push: s.push, Listen: s.listen, Cluster: s.cluster,
 		LastEvents: dispatcher.LastEvents, Log: s.log, Now: now, TrustedProxies: cfg.Public.TrustedProxies,
-		VAPIDPublicKey: s.transports.publicKey, Reload: s.Reload, Rotate: rotate.Rotate, Doctor: s.doctor(tenants, accounts, subs, dispatcher),
+		VAPIDPublicKey: s.transports.webpush.PublicKey, Reload: s.Reload, Rotate: rotate.Rotate, Doctor: s.doctor(tenants, accounts, subs, dispatcher),
 	}
 	s.public.server = newHTTPServer(a.Public(), s.log)
 	s.internal.server = newHTTPServer(s.internalMux(notifier, reg), s.log)

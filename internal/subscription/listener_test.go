@@ -145,8 +145,10 @@ func (f *fixture) wantWatched(t *testing.T, want ...int64) {
 // A client that may not have pushes wants no listener.
 func TestClientNotAllowed(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
-		if f.Allowed("banned") || !f.Allowed("app") {
-			t.Error("allowed")
+		for client, want := range map[string]bool{"app": true, "banned": false} {
+			if got, err := f.Allowed(t.Context(), user(1), client); got != want || err != nil {
+				t.Errorf("%s is allowed: %v, %v", client, got, err)
+			}
 		}
 		req := request("phone")
 		req.Client = "banned"

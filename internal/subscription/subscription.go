@@ -30,17 +30,15 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/seal"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
+	"github.com/posthorn-mail/posthorn/internal/tenant/cascade"
 )
 
 var (
 	// ErrNotFound means that the user has no such subscription.
 	ErrNotFound = errors.New("no such subscription")
-	// ErrTooMany means that the user has maxPerUser subscriptions.
-	ErrTooMany = fmt.Errorf("a user can have %d subscriptions: remove one first", maxPerUser)
+	// ErrTooMany means that the user has push.max_subscriptions subscriptions.
+	ErrTooMany = errors.New("the user has as many subscriptions as he can have (push.max_subscriptions): remove one first")
 )
-
-// maxPerUser bounds what one event can fan out to.
-const maxPerUser = 100
 
 // Token is how a provider reaches a device. Only its Target may be shown.
 type Token struct {
@@ -60,7 +58,8 @@ func (t Token) LogValue() slog.Value { return slog.StringValue(t.Transport + " "
 // String shows the target only.
 func (t Token) String() string { return t.Transport + " " + t.Target }
 
-// Subscription is one user on one device.
+// Subscription is one user on one device. From For and Load, its Policy has the operator's quiet hours where the device
+// has none of its own.
 type Subscription struct {
 	ID     string
 	User   tenant.UserID
@@ -105,10 +104,10 @@ type Request struct {
 
 // Store keeps subscriptions and the listeners they want.
 type Store struct {
-	db      *db.DB
-	keys    *seal.Keyring
-	allowed func(client string) bool
-	now     func() time.Time
+	db    *db.DB
+	keys  *seal.Keyring
+	views Views
+	now   func() time.Time
 	// cache holds users' subscriptions, without the token, for the way of an event. What it has missed is
 	// harmless: push puts no slot for a subscription that is gone.
 	cache  *bus.Cache[tenant.UserID, []Subscription]
@@ -117,10 +116,13 @@ type Store struct {
 	watch  func([]tenant.UserID)
 }
 
-// New returns a Store. allowed says whether a client may have pushes.
-func New(d *db.DB, keys *seal.Keyring, allowed func(client string) bool, now func() time.Time) *Store {
+// Views is what the cascade says for a user, from memory as a rule ([tenant.Store.View]).
+type Views func(ctx context.Context, u tenant.UserID) (*cascade.View, error)
+
+// New returns a Store.
+func New(d *db.DB, keys *seal.Keyring, views Views, now func() time.Time) *Store {
 	s := &Store{
-		db: d, keys: keys, allowed: allowed, now: now, cache: bus.NewCache[tenant.UserID, []Subscription](maxCached),
+		db: d, keys: keys, views: views, now: now, cache: bus.NewCache[tenant.UserID, []Subscription](maxCached),
 		watch: func([]tenant.UserID) {},
 	}
 	s.ledger = bus.NewLedger(s.lastChange, s.forget)
@@ -133,8 +135,26 @@ func (s *Store) forget() {
 	s.watch(nil)
 }
 
-// Allowed reports whether a client may have pushes.
-func (s *Store) Allowed(client string) bool { return s.allowed(client) }
+// Allowed reports whether a user may have pushes by a client.
+func (s *Store) Allowed(ctx context.Context, u tenant.UserID, client string) (bool, error) {
+	v, err := s.view(ctx, u)
+	return err == nil && allowed(v, client), err
+}
+
+func (s *Store) view(ctx context.Context, u tenant.UserID) (*cascade.View, error) {
+	v, err := s.views(ctx, u)
+	if err != nil {
+		return nil, fmt.Errorf("find properties of %s: %w", u, err)
+	}
+	return v, nil
+}
+
+// allowed is the gate of all pushes: the user has the capability, the client is one that may have them, and if it is
+// the app, the user may have the app.
+func allowed(v *cascade.View, client string) bool {
+	return cascade.CapabilityPush.Of(v) && cascade.MatchClient(cascade.AllowedClients.Of(v), client) &&
+		(cascade.MobileMailApp.Of(v) || !cascade.MatchClient(cascade.AppClients.Of(v), client))
+}
 
 const (
 	columns = `id, context_id, user_id, client, transport, target, topics, policy,
@@ -168,6 +188,10 @@ func (s *Store) Subscribe(ctx context.Context, sess account.Session, req Request
 	if err := s.check(req, now); err != nil {
 		return Subscription{}, err
 	}
+	v, err := s.view(ctx, sess.User)
+	if err != nil {
+		return Subscription{}, err
+	}
 	topics, err := json.Marshal(req.Topics)
 	if err != nil {
 		return Subscription{}, fmt.Errorf("encode topics: %w", err)
@@ -199,7 +223,7 @@ func (s *Store) Subscribe(ctx context.Context, sess account.Session, req Request
 		if err := tx.QueryRow(ctx, sqlCountDevices, u.Context, u.ID, transport, hash).Scan(&devices); err != nil {
 			return nil, err
 		}
-		if devices >= maxPerUser {
+		if devices >= int64(cascade.MaxSubscriptions.Of(v)) {
 			return nil, ErrTooMany
 		}
 		err = scan(tx.QueryRow(ctx, sqlPut, idOf(transport, hash, u), u.Context, u.ID, req.Client, transport, hash, sealed, req.Token.Target,
@@ -399,6 +423,12 @@ func (s *Store) Load(ctx context.Context, id string) (Subscription, error) {
 			return Subscription{}, fmt.Errorf("open device keys of subscription %s: %w", id, err)
 		}
 	}
+	v, err := s.view(ctx, sub.User)
+	if err != nil {
+		return Subscription{}, err
+	}
+	sub.Policy = quieted(sub.Policy, v)
+	sub.Privacy, sub.PrivacyFixed = privacyOf(v, sub.Token.Transport)
 	return sub, nil
 }
 

@@ -79,7 +79,11 @@ func newFixture(t *testing.T, url string) *fixture {
 			t.Fatal(err)
 		}
 	}
-	f.Store = subscription.New(d, keys, func(client string) bool { return client != "banned" }, f.now)
+	// The tests call a client that may not have pushes "banned".
+	if err := tenants.SetProperty(t.Context(), tenant.Subject{Scope: cascade.Server}, "push.allowed_clients", "app", "test"); err != nil {
+		t.Fatal(err)
+	}
+	f.Store, f.tenants = subscription.New(d, keys, tenants.View, f.now), tenants
 	var mu sync.Mutex
 	f.Watch(func(users []tenant.UserID) {
 		mu.Lock()
