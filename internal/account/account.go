@@ -9,6 +9,7 @@
 package account
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
@@ -54,7 +55,8 @@ func (Password) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "[passwor
 // MarshalText keeps the password out of JSON, as part of a logged value too.
 func (Password) MarshalText() ([]byte, error) { return []byte("[password redacted]"), nil }
 
-// Config is what a Service is made of. Every field is needed, but Memory only for StoreMemory.
+// Config is what a Service is made of. Every field is needed, but Memory only for StoreMemory; without a Gate
+// everybody may sign in who can.
 type Config struct {
 	// Store is where what listeners sign in with is kept; "" is StoreDatabase.
 	Store   string
@@ -71,6 +73,8 @@ type Config struct {
 	// AttemptsPerLogin and AttemptsPerAddress bound failed sign-ins within Window.
 	AttemptsPerLogin, AttemptsPerAddress int
 	Window                               time.Duration
+	// Gate is asked after a user has proved who he is, and before he has a session. It refuses with a *RefusedError.
+	Gate func(ctx context.Context, req GateRequest) error
 }
 
 // Service signs users in and opens their mailboxes.

@@ -39,7 +39,9 @@ type SignIn struct {
 	Device string
 	// MailHost is needed only when the login exists on several mail hosts.
 	MailHost string
-	Address  netip.Addr
+	// Host is the host of the request, for the gate.
+	Host    string
+	Address netip.Addr
 }
 
 const (
@@ -61,7 +63,7 @@ const (
 
 // SignIn asks the user's mail server whether login and password are right, and opens a session. The
 // password is kept sealed, where Store says, from then on and on all nodes. Errors are *tenant.InvalidError,
-// *TooManyError, ErrBadLogin and ErrMailServer (wrapped).
+// *TooManyError, *RefusedError, ErrBadLogin and ErrMailServer (wrapped).
 func (s *Service) SignIn(ctx context.Context, req SignIn) (Session, string, error) {
 	if err := req.check(); err != nil {
 		return Session{}, "", err
@@ -86,6 +88,11 @@ func (s *Service) SignIn(ctx context.Context, req SignIn) (Session, string, erro
 	s.byAddress.giveBack(address)
 	if err != nil {
 		return Session{}, "", err
+	}
+	if s.Gate != nil {
+		if err := s.Gate(ctx, GateRequest{User: u, Client: req.Client, Host: req.Host, Address: req.Address}); err != nil {
+			return Session{}, "", err
+		}
 	}
 	return s.open(ctx, u, req)
 }

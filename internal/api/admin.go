@@ -73,23 +73,7 @@ func peerUID(c net.Conn) (uint32, error) {
 // Admin is the face for the operator. It authenticates nobody: the socket does.
 func (a *API) Admin() http.Handler {
 	mux := http.NewServeMux()
-	a.route(mux, "/admin/v1/contexts", map[string]handler{"GET": a.listContexts, "POST": a.addContext})
-	a.route(mux, "/admin/v1/contexts/{id}", map[string]handler{"DELETE": a.removeContext})
-	a.route(mux, "/admin/v1/mailhosts", map[string]handler{"GET": a.listMailHosts, "POST": a.addMailHost})
-	a.route(mux, "/admin/v1/mailhosts/{name}", map[string]handler{"PATCH": a.changeMailHost, "DELETE": a.removeMailHost})
-	a.route(mux, "/admin/v1/users", map[string]handler{"GET": a.listUsers, "POST": a.addUser})
-	a.route(mux, "/admin/v1/users/{user}", map[string]handler{"DELETE": a.removeUser})
-	a.route(mux, "/admin/v1/push/users", map[string]handler{"GET": a.listPushUsers})
-	a.route(mux, "/admin/v1/push/registrations", map[string]handler{"GET": a.listRegistrations, "DELETE": a.unregister})
-	a.route(mux, "/admin/v1/push/devices", map[string]handler{"GET": a.listPushDevices})
-	a.route(mux, "/admin/v1/push/test", map[string]handler{"POST": a.pushTest})
-	a.route(mux, "/admin/v1/push/explain/{user}", map[string]handler{"GET": a.pushExplain})
-	a.route(mux, "/admin/v1/push/trace/{device}", map[string]handler{"GET": a.pushTrace})
-	a.route(mux, "/admin/v1/cluster/nodes", map[string]handler{"GET": a.listNodes})
-	a.route(mux, "/admin/v1/cluster/drain", map[string]handler{"PUT": a.drain, "DELETE": a.undrain})
-	a.route(mux, "/admin/v1/doctor", map[string]handler{"POST": a.doctor})
-	a.route(mux, "/admin/v1/credentials/rotate", map[string]handler{"POST": a.rotate})
-	a.route(mux, "/admin/v1/reload", map[string]handler{"POST": a.reload})
+	a.serve(mux, "/admin/v1", theOperator)
 	mux.HandleFunc("/", notFound)
 	return mux
 }

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/account"
+	"github.com/posthorn-mail/posthorn/internal/audit"
 	"github.com/posthorn-mail/posthorn/internal/cluster"
 	"github.com/posthorn-mail/posthorn/internal/listen"
 	"github.com/posthorn-mail/posthorn/internal/onboard"
@@ -38,6 +39,7 @@ type API struct {
 	Listen        *listen.Service
 	Cluster       *cluster.Cluster
 	Doctor        *onboard.Doctor
+	Audit         *audit.Log
 	// LastEvents calls f with when something was last heard of each user's mailbox.
 	LastEvents func(ctx context.Context, f func(u tenant.UserID, at time.Time)) error
 	Log        *slog.Logger
@@ -131,6 +133,7 @@ func (a *API) problemOf(ctx context.Context, err error) *problem.Problem {
 	var p *problem.Problem
 	var invalid *tenant.InvalidError
 	var tooMany *account.TooManyError
+	var refused *account.RefusedError
 	switch {
 	case errors.As(err, &p):
 		return p
@@ -139,6 +142,10 @@ func (a *API) problemOf(ctx context.Context, err error) *problem.Problem {
 	case errors.As(err, &tooMany):
 		p := problem.New(http.StatusTooManyRequests, "too_many_attempts", "too many failed sign-ins: wait before the next")
 		p.RetryAfter = tooMany.RetryAfter
+		return p
+	case errors.As(err, &refused):
+		p := problem.New(http.StatusForbidden, refused.Reason, refused.Detail)
+		p.Contact = refused.Contact
 		return p
 	case errors.Is(err, account.ErrBadLogin):
 		return problem.New(http.StatusUnauthorized, "bad_login", account.ErrBadLogin.Error())

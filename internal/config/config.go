@@ -83,6 +83,9 @@ type Config struct {
 	// that server too.
 	SignIn SignIn `yaml:"sign_in"`
 
+	// Who signed in, and who changed what: "posthorn audit" lists it.
+	Audit Audit `yaml:"audit"`
+
 	// What is pushed, to whom, and how hard Posthorn tries.
 	Push Push `yaml:"push"`
 
@@ -381,6 +384,12 @@ type SignIn struct {
 
 	// The time in which both are counted.
 	Window Duration `yaml:"window" default:"15m" min:"1s" max:"1d"`
+}
+
+// Audit is the section audit.
+type Audit struct {
+	// How long entries are kept, in the database. They hold users, addresses and device names.
+	Keep Duration `yaml:"keep" default:"180d" min:"1h" max:"3650d"`
 }
 
 // Push is the section push.

@@ -26,9 +26,10 @@ import (
 
 // rig is a dispatcher on a real database, with two users. Nothing is sent: push does not run.
 type rig struct {
-	tb   testing.TB
-	db   *db.DB
-	subs *subscription.Store
+	tb      testing.TB
+	db      *db.DB
+	subs    *subscription.Store
+	tenants *tenant.Store
 	*Dispatcher
 }
 

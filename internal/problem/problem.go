@@ -25,6 +25,8 @@ type Problem struct {
 	Field string `json:"field,omitempty"`
 	// Reason is a stable word for programs ("too_many_attempts").
 	Reason string `json:"reason,omitempty"`
+	// Contact is whom the person may ask, as free text or an address.
+	Contact string `json:"contact,omitempty"`
 	// RetryAfter, when positive, is sent as a Retry-After header in whole seconds.
 	RetryAfter time.Duration `json:"-"`
 }

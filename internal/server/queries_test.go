@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -116,6 +117,43 @@ func tokens(t *testing.T, w *world) {
 	must(t, tenants.RemoveMailHost(t.Context(), "tokens"))
 }
 
+// providers adds one with secrets, changes it, seals it anew and removes it.
+func providers(t *testing.T, w *world) {
+	d, err := db.Open(t.Context(), w.databaseURL, db.Options{Trace: w.trace})
+	must(t, err)
+	defer func() { must(t, d.Close()) }()
+	open := func(key string) *tenant.Store {
+		keys, err := seal.ParseKeyFile(key)
+		must(t, err)
+		s, err := tenant.New(d, keys, tenant.NotifyCredential{UserForm: tenant.FormLogin}, time.Now)
+		must(t, err)
+		return s
+	}
+	text, err := os.ReadFile(filepath.Join(w.stateDir, server.SealKeyFile))
+	must(t, err)
+	other := strings.Repeat("0f", seal.KeySize)
+	s := open(string(text))
+	w.exec("INSERT INTO resellers (name, title, contact, created_ms) VALUES ('north', 'North', '', 1)")
+	_, err = s.AddProvider(t.Context(), tenant.Provider{ //nolint:gosec // G101: no credential
+		Name: "blue", Title: "Blue", Colour: "#1c6ea4", Reseller: "north", SignIn: tenant.SignInOIDC,
+		OIDC: tenant.OIDC{Issuer: "https://login.example.org", ClientID: "posthorn", ClientSecret: "secret"},
+	}, true)
+	must(t, err)
+	_, err = s.ChangeProvider(t.Context(), "blue", true, func(p *tenant.Provider) error { p.Title = "Blau"; return nil })
+	must(t, err)
+	if _, err = s.ProviderLogo(t.Context(), "blue"); !errors.Is(err, tenant.ErrNotFound) {
+		t.Errorf("a logo: %v", err)
+	}
+	n, err := open(other + "\n" + string(text)).Reseal(t.Context())
+	if err != nil || n == 0 {
+		t.Errorf("sealed %d anew: %v", n, err)
+	}
+	_, err = open(string(text) + "\n" + other).Reseal(t.Context())
+	must(t, err)
+	must(t, s.RemoveProvider(t.Context(), "blue"))
+	w.exec("DELETE FROM resellers")
+}
+
 // rotated seals everything with another key, and again with that of the running server.
 func rotated(t *testing.T, w *world) {
 	d, err := db.Open(t.Context(), w.databaseURL, db.Options{Trace: w.trace})
@@ -171,6 +209,7 @@ func day(t *testing.T, w *world) {
 	}
 	w.provision(d, api.MailHost{}, alice)
 	tokens(t, w)
+	providers(t, w)
 	admin := func(method, path string, in, out any) {
 		t.Helper()
 		must(t, w.admin.Do(t.Context(), method, path, nil, in, out))
@@ -266,6 +305,11 @@ func day(t *testing.T, w *world) {
 	})
 	w.forgetUse()
 	w.call("GET", "/api/v1/sessions", first, nil, 200)
+	var signIns api.AuditPage
+	must(t, w.admin.Do(t.Context(), "GET", "/admin/v1/audit", queryOf("user=1@1"), nil, &signIns))
+	if len(signIns.Items) != 2 || signIns.Items[0].Actor != "user 1@1" || signIns.Items[0].Act != "sign_in" {
+		t.Errorf("the audit log: %+v", signIns)
+	}
 	w.call("DELETE", "/api/v1/sessions/current", second, nil, 204)
 	w.call("GET", "/api/v1/sessions", second, nil, 401)
 	w.call("DELETE", "/api/v1/sessions/current", bobs, nil, 204)

@@ -28,9 +28,10 @@ import (
 // fixture is a store on an empty database with users 1@1 to 4@1, and a clock set by hand.
 type fixture struct {
 	*subscription.Store
-	db     *db.DB
-	rounds int // of tests that hope for a race: on SQLite writes are one after the other anyhow
-	passed atomic.Int64
+	db      *db.DB
+	tenants *tenant.Store
+	rounds  int // of tests that hope for a race: on SQLite writes are one after the other anyhow
+	passed  atomic.Int64
 	// watched are the users that were told of as changed. Concurrent tests do not look at it.
 	watched []int64
 }

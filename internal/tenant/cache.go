@@ -27,7 +27,9 @@ type cache struct {
 	logins   *bus.Cache[string, []resident] // by loginKey
 	users    *bus.Cache[UserID, []resident] // one or none
 	hosts    *bus.Cache[string, *home]      // by name; nil when there is none
-	ledger   *bus.Ledger
+	// providers is one entry: there are few, and each look-up is by another of their names.
+	providers *bus.Cache[struct{}, *providerTable]
+	ledger    *bus.Ledger
 }
 
 // resident is a user and where he lives.
@@ -49,6 +51,8 @@ func newCache(last func(context.Context) (int64, error), forget func()) cache {
 		logins:   bus.NewCache[string, []resident](maxCached),
 		users:    bus.NewCache[UserID, []resident](maxCached),
 		hosts:    bus.NewCache[string, *home](maxCached),
+
+		providers: bus.NewCache[struct{}, *providerTable](1),
 	}
 	c.ledger = bus.NewLedger(last, forget)
 	return c
@@ -59,6 +63,7 @@ func (c *cache) forget() {
 	c.logins.DropAll()
 	c.users.DropAll()
 	c.hosts.DropAll()
+	c.providers.DropAll()
 }
 
 // forget drops everything: mail hosts have changed, or something was missed.
@@ -67,7 +72,7 @@ func (s *Store) forget() {
 	s.watch()
 }
 
-// Watch has f called when mail hosts may have changed, here or on another node. f must not wait. Watch comes before
+// Watch has f called when mail hosts or providers may have changed, here or on another node. f must not wait. Watch comes before
 // the store is used concurrently.
 func (s *Store) Watch(f func()) { s.watch = f }
 

@@ -77,18 +77,23 @@ func (s *Store) openSecrets(row *hostRow) error {
 	return nil
 }
 
-// Reseal seals the secrets of all mail hosts anew with the first key of the ring, and returns how many were sealed
+// sealedRow is a named row with its secrets, which are still sealed.
+type sealedRow struct{ name, sealed string }
+
+func scanSealed(rows *sql.Rows, r *sealedRow) error { return rows.Scan(&r.name, &r.sealed) }
+
+// Reseal seals the secrets of all mail hosts and providers anew with the first key of the ring, and returns how many were sealed
 // with another. One that no key of the ring opens is an error; it stays as it is.
-func (s *Store) Reseal(ctx context.Context) (n int, err error) {
+func (s *Store) Reseal(ctx context.Context) (int, error) {
+	n, failed := s.resealProviders(ctx)
 	rows, err := s.db.Query(ctx, sqlMailHosts)
 	if err != nil {
-		return 0, err
+		return n, errors.Join(failed, err)
 	}
 	all, err := scanAll(rows, func(rows *sql.Rows, row *hostRow) error { return scanHost(rows.Scan, row) })
 	if err != nil {
-		return 0, err
+		return n, errors.Join(failed, err)
 	}
-	var failed error
 	for _, row := range all {
 		if row.sealed == "" {
 			continue

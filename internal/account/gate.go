@@ -1,0 +1,25 @@
+package account
+
+import (
+	"net/netip"
+
+	"github.com/posthorn-mail/posthorn/internal/tenant"
+)
+
+// GateRequest is what a gate judges: a user who has proved who he is, and where and with what he signs in.
+type GateRequest struct {
+	User    tenant.User
+	Client  string
+	Host    string // of the request, as the device reached us
+	Address netip.Addr
+}
+
+// RefusedError is the answer of a gate that is closed: login and password are right, and yet there is no session.
+type RefusedError struct {
+	// Reason is a stable word for programs: "mobile_mail_app_disabled", "host_not_allowed".
+	Reason string
+	// Detail is for people, and Contact whom they may ask; it may be "".
+	Detail, Contact string
+}
+
+func (e *RefusedError) Error() string { return e.Detail }

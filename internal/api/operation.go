@@ -1,0 +1,196 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/posthorn-mail/posthorn/internal/problem"
+	"github.com/posthorn-mail/posthorn/internal/tenant"
+)
+
+// An operation of administration is one line of the table in operations.go. The table is all there is: it makes
+//   - the admin socket's paths, /admin/v1…, where everybody is the operator,
+//   - the public ones, /api/v1/admin…, for who has a key (account.AdminKey),
+//   - who may: the operator everything, others what roles says, and no handler is asked before that is clear,
+//   - the line in the audit log, for each that changes something,
+//   - the OpenAPI document, from in, out and query.
+//
+// To add one: a line, a handler, and a call in the tests of the document and of tenants (internal/server), which fail
+// until it is there. The handler judges only what it is about: it asks mayContext, mayUser or mayProvider for each
+// thing that a request names, and reach for a listing.
+type operation struct {
+	// id is the operation's name in the document and its act in the audit log: "addContext".
+	id string
+	// method and path; what is in braces is r.PathValue's, and is described in pathParams.
+	method, path string
+	// tag is the noun that the document lists it under.
+	tag string
+	// summary is one sentence without full stop.
+	summary string
+	// roles is who may, beside the operator.
+	roles roles
+	query []param
+	// in is a value of the request's body's type, nil for none; out of the answer's.
+	in, out any
+	// status is that of success.
+	status int
+	// secret has a GET audited: its answer holds something that is not to be read unseen.
+	secret bool
+	// slow lets the request take as long as it takes: its body is read in step with the work.
+	slow bool
+	do   handler
+}
+
+// roles is a set of roles beside the operator's.
+type roles uint8
+
+const (
+	byReseller roles = 1 << iota // for its own contexts
+	byBrand                      // for its own provider and what belongs to it
+)
+
+// param is one member of a request's query.
+type param struct {
+	name, doc string
+	// example is a value of the type that the parameter has; its kind makes the schema.
+	example any
+	need    bool
+}
+
+// Role is what an actor may be.
+type Role string
+
+// The roles.
+const (
+	RoleOperator Role = "operator"
+	RoleReseller Role = "reseller"
+	RoleBrand    Role = "brand"
+)
+
+// Actor is who makes an administrative request.
+type Actor struct {
+	Role Role
+	// Subject is the reseller, or the brand's provider.
+	Subject string
+	// Key is the id of the key; "" on the admin socket.
+	Key string
+}
+
+func (a Actor) String() string {
+	switch {
+	case a.Key == "":
+		return "cli"
+	case a.Subject == "":
+		return fmt.Sprintf("key %s (%s)", a.Key, a.Role)
+	}
+	return fmt.Sprintf("key %s (%s %s)", a.Key, a.Role, a.Subject)
+}
+
+// may says whether the actor's role has an operation at all.
+func (a Actor) may(o *operation) bool {
+	switch a.Role {
+	case RoleOperator:
+		return true
+	case RoleReseller:
+		return o.roles&byReseller != 0
+	case RoleBrand:
+		return o.roles&byBrand != 0
+	}
+	return false
+}
+
+// act is an administrative request under way.
+type act struct {
+	actor   Actor
+	subject string // what it is about, for the audit log
+	context int64  // 0 for none
+}
+
+type actKey struct{}
+
+// actorOf is who makes the request. Whoever came past the table has one; all others are nobody.
+func actorOf(r *http.Request) Actor {
+	if a, ok := r.Context().Value(actKey{}).(*act); ok {
+		return a.actor
+	}
+	return Actor{}
+}
+
+// about says what a request is about where its path does not: what it has made.
+func about(r *http.Request, subject string, inContext int64) {
+	if a, ok := r.Context().Value(actKey{}).(*act); ok {
+		a.subject, a.context = subject, inContext
+	}
+}
+
+// serve puts the table on a mux below a prefix.
+func (a *API) serve(mux *http.ServeMux, prefix string, who func(*http.Request) (Actor, error)) {
+	paths := map[string]map[string]handler{}
+	var order []string
+	for _, o := range a.operations() {
+		if paths[o.path] == nil {
+			paths[o.path] = map[string]handler{}
+			order = append(order, o.path)
+		}
+		paths[o.path][o.method] = a.perform(&o, prefix, who)
+	}
+	for _, path := range order {
+		a.route(mux, prefix+path, paths[path])
+	}
+}
+
+// perform is an operation with all that comes around it.
+func (a *API) perform(o *operation, prefix string, who func(*http.Request) (Actor, error)) handler {
+	return func(r *http.Request) (int, any, error) {
+		actor, err := who(r)
+		if err != nil {
+			return 0, nil, err
+		}
+		if !actor.may(o) {
+			return 0, nil, problem.New(http.StatusForbidden, "not_your_role",
+				fmt.Sprintf("a key of a %s has no right to this: ask the operator", actor.Role))
+		}
+		done := &act{actor: actor, subject: strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, prefix), "/")}
+		return o.do(r.WithContext(context.WithValue(r.Context(), actKey{}, done)))
+	}
+}
+
+// theOperator is who speaks on the admin socket, which authenticates by itself.
+func theOperator(*http.Request) (Actor, error) { return Actor{Role: RoleOperator}, nil }
+
+// reach is the contexts that an actor may see.
+type reach struct {
+	all bool
+	ids map[int64]bool
+}
+
+func (c reach) has(id int64) bool { return c.all || c.ids[id] }
+
+// reach finds the contexts that the request's actor may see. Listings show nothing else, and count nothing else.
+func (a *API) reach(r *http.Request) (reach, error) {
+	if actorOf(r).Role == RoleOperator {
+		return reach{all: true}, nil
+	}
+	return reach{}, nil
+}
+
+// mayContext is nil for a context that the actor may see, which may still be missing, and else the error that a
+// missing one gives.
+func (a *API) mayContext(r *http.Request, id int64) error {
+	seen, err := a.reach(r)
+	if err == nil && !seen.has(id) {
+		err = fmt.Errorf("context %d %w", id, tenant.ErrNotFound)
+	}
+	return err
+}
+
+// mayUser is mayContext for a user.
+func (a *API) mayUser(r *http.Request, id tenant.UserID) error {
+	seen, err := a.reach(r)
+	if err == nil && !seen.has(id.Context) {
+		err = fmt.Errorf("user %s %w", id, tenant.ErrNotFound)
+	}
+	return err
+}
