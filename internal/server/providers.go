@@ -81,7 +81,9 @@ func (t *transports) provide(ctx context.Context, all []tenant.Provider, now fun
 // open opens a provider's credentials, save those that are in use already. Each problem is a *tenant.InvalidError; an
 // expired certificate is one, and used all the same, as one of the configuration is.
 func (t *transports) open(p tenant.Provider, now func() time.Time) (m made, problems []error) {
-	add := func(field string, err error) { problems = append(problems, &tenant.InvalidError{Field: field, Problem: err.Error()}) }
+	add := func(field string, err error) {
+		problems = append(problems, &tenant.InvalidError{Field: field, Problem: err.Error()})
+	}
 	if p.Damaged != nil {
 		add("secrets", p.Damaged)
 		return m, problems

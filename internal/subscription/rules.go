@@ -1,8 +1,22 @@
 package subscription
 
 import (
+	"context"
+
 	"github.com/posthorn-mail/posthorn/internal/tenant/cascade"
 )
+
+// Ruled is a subscription as the operator's properties leave it: how much it may be told, and with his quiet hours
+// when the device has none of its own.
+func (s *Store) Ruled(ctx context.Context, sub Subscription) (Subscription, error) {
+	v, err := s.view(ctx, sub.User)
+	if err != nil {
+		return Subscription{}, err
+	}
+	sub.Policy = quieted(sub.Policy, v)
+	sub.Privacy, sub.PrivacyFixed = privacyOf(v, sub.Token.Transport)
+	return sub, nil
+}
 
 // quieted is a policy with the operator's quiet hours (push.quiet_hours), if there are any and the device has none
 // of its own. Policies are shared: it is a copy then.

@@ -423,13 +423,7 @@ func (s *Store) Load(ctx context.Context, id string) (Subscription, error) {
 			return Subscription{}, fmt.Errorf("open device keys of subscription %s: %w", id, err)
 		}
 	}
-	v, err := s.view(ctx, sub.User)
-	if err != nil {
-		return Subscription{}, err
-	}
-	sub.Policy = quieted(sub.Policy, v)
-	sub.Privacy, sub.PrivacyFixed = privacyOf(v, sub.Token.Transport)
-	return sub, nil
+	return s.Ruled(ctx, sub)
 }
 
 // Unsubscribe removes a user's subscription, or returns ErrNotFound.
