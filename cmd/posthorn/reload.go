@@ -14,13 +14,13 @@ const reloadPath = "/admin/v1/reload"
 func (c *cli) reloadCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "reload",
-		Short: "Have the server read its push credentials again",
-		Long: `Have the running server read its configuration, keys, certificates and service accounts again, without
+		Short: "Have the server read its push credentials and host rules again",
+		Long: `Have the running server read its configuration, keys, certificates, service accounts and host rules again, without
 interrupting anything: what is being sent ends with the credential it began with. When anything is wrong with
 one of them, all stay as they are, the errors are shown, and the exit code is 1.
 
-Taken over are transports.apns.apps, transports.fcm.apps, and key and subject of transports.webpush. Other keys
-that differ are named, and need a restart.`,
+Taken over are transports.apns.apps, transports.fcm.apps, key and subject of transports.webpush, and hosts_file.
+Other keys that differ are named, and need a restart.`,
 		Example: "  posthorn config check && posthorn reload",
 		Args:    operands(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -31,7 +31,7 @@ that differ are named, and need a restart.`,
 			if c.json {
 				return c.printJSON(done)
 			}
-			text := "No credential has changed.\n"
+			text := "Nothing has changed.\n"
 			if len(done.Changed) > 0 {
 				text = "Changed: " + strings.Join(done.Changed, ", ") + "\n"
 			}

@@ -51,15 +51,15 @@ func TestHangUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	hangUp("credentials reloaded")
+	hangUp("reloaded")
 	if err := os.WriteFile(vapid, []byte("no key"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	hangUp("cannot reload: the credentials in use stay")
+	hangUp("cannot reload: what is in use stays")
 	if err := os.WriteFile(vapid, good, 0o600); err != nil { //nolint:gosec // the test's own
 		t.Fatal(err)
 	}
-	hangUp("credentials reloaded")
+	hangUp("reloaded")
 	s.signal(t)
 	s.waitForLog(t, "stopped")
 	if err := s.cmd.Wait(); err != nil {

@@ -236,6 +236,12 @@ func (a *API) clientAddress(r *http.Request) netip.Addr {
 	return addr
 }
 
+// fromProxy reports whether the peer is a proxy whose headers are believed.
+func (a *API) fromProxy(r *http.Request) bool {
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	return err == nil && a.trusted(peer.Addr().Unmap())
+}
+
 func (a *API) trusted(addr netip.Addr) bool {
 	return slices.ContainsFunc(a.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(addr) })
 }

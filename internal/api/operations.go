@@ -11,6 +11,7 @@ func (a *API) operations() []operation {
 		a.contextOperations(),
 		a.userOperations(),
 		a.mailHostOperations(),
+		a.hostOperations(),
 		a.pushOperations(),
 		a.serverOperations(),
 	)

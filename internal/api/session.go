@@ -23,7 +23,7 @@ func (a *API) signIn(r *http.Request) (int, any, error) {
 	}
 	sess, token, err := a.Accounts.SignIn(r.Context(), account.SignIn{
 		Login: req.Login, Password: req.Password, Client: req.Client, Device: req.Device,
-		MailHost: req.MailHost, Host: r.Host, Address: a.clientAddress(r),
+		MailHost: req.MailHost, Host: a.host(r), Address: a.clientAddress(r),
 	})
 	a.auditSignIn(r, sess, req, err)
 	if err != nil {

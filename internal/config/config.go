@@ -51,6 +51,13 @@ type Config struct {
 	// Example: production
 	InstallationID string `yaml:"installation_id"`
 
+	// The file that says by which hosts the app may sign in, mailapp-config.yml as the system before has it: see
+	// operating.md, "Hosts". "posthorn reload" takes over what changes in it. Without such a file every host may.
+	//
+	// Default: mailapp-config.yml beside the configuration file, when it is there.
+	// Example: /etc/posthorn/mailapp-config.yml
+	HostsFile string `yaml:"hosts_file" is:"path"`
+
 	// What Posthorn writes about itself, to standard error.
 	Log Log `yaml:"log"`
 

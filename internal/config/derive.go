@@ -54,6 +54,21 @@ func (c *Config) DatabaseURL() Secret {
 	return NewSecret(raw)
 }
 
+// hostsFile is the name under which the system before keeps its host rules.
+const hostsFile = "mailapp-config.yml"
+
+// HostsPath is hosts_file with its default applied; "" without a configuration file. A file that the operator
+// named must be there, the one of the default need not.
+func (c *Config) HostsPath() (path string, named bool) {
+	switch {
+	case c.HostsFile != "":
+		return c.HostsFile, true
+	case c.file == "":
+		return "", false
+	}
+	return filepath.Join(filepath.Dir(c.file), hostsFile), false
+}
+
 // VAPIDSubject is transports.webpush.subject with its default applied; "" when there is none.
 func (c *Config) VAPIDSubject() string {
 	if s := c.Transports.WebPush.Subject; s != "" {

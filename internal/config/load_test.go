@@ -241,7 +241,7 @@ func TestLoadErrors(t *testing.T) {
 		{"entry of a wrong type", "transports:\n  fcm:\n    apps: [x]\n", `posthorn.yml:3: transports.fcm.apps[0]: expected a section with keys of its own, found "x"`},
 		{"merge", "log:\n  <<: {level: info}\n", `posthorn.yml:2: log: merging with << is not supported: write the keys out`},
 		{"key that is a list", "? [a]\n: b\n", `posthorn.yml:1: expected the name of a key, found a list`},
-		{"control characters", "\"log\\e[31m\": 1\n", `posthorn.yml:1: log?[31m: unknown key; the keys here are state_dir, node_name, installation_id, log, database, bus, public, internal, mailnotify, listen, sessions, credentials, sign_in, audit, push, outbound, transports`},
+		{"control characters", "\"log\\e[31m\": 1\n", `posthorn.yml:1: log?[31m: unknown key; the keys here are state_dir, node_name, installation_id, hosts_file, log, database, bus, public, internal, mailnotify, listen, sessions, credentials, sign_in, audit, push, outbound, transports`},
 		{"two documents", "log: {}\n---\nlog: {}\n", `posthorn.yml:2: a second YAML document begins here: remove the line "---"`},
 		{"tab", "log:\n\tlevel: info\n", "posthorn.yml:2: not valid YAML: found character that cannot start any token; indent with spaces, and put a value that begins with @, ` or % in quotes"},
 		{"open quote", "log:\n  level: 'info\n\npush: {}\n", `posthorn.yml:5: not valid YAML: found unexpected end of stream; the quote of line 2 is never closed`},

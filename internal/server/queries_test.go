@@ -27,6 +27,7 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/server"
 	"github.com/posthorn-mail/posthorn/internal/subscription"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
+	"github.com/posthorn-mail/posthorn/internal/tenant/cascade"
 	"github.com/posthorn-mail/posthorn/internal/testpeer"
 )
 
@@ -115,6 +116,56 @@ func tokens(t *testing.T, w *world) {
 	must(t, s.ClearDatabase(t.Context()))
 	must(t, tenants.RemoveUser(t.Context(), carol.ID))
 	must(t, tenants.RemoveMailHost(t.Context(), "tokens"))
+}
+
+// cascades sets values at each scope, and takes them away with whom they are for.
+func cascades(t *testing.T, w *world) {
+	d, err := db.Open(t.Context(), w.databaseURL, db.Options{Trace: w.trace})
+	must(t, err)
+	defer func() { must(t, d.Close()) }()
+	keys, err := seal.ParseKeyFile(strings.Repeat("0f", seal.KeySize))
+	must(t, err)
+	s, err := tenant.New(d, keys, tenant.NotifyCredential{UserForm: tenant.FormLogin}, time.Now)
+	must(t, err)
+	ctx := t.Context()
+	_, err = s.AddReseller(ctx, tenant.Reseller{Name: "north"})
+	must(t, err)
+	_, err = s.ChangeReseller(ctx, "north", func(r *tenant.Reseller) error { r.Contact = "help@north.example"; return nil })
+	must(t, err)
+	c, err := s.AddContext(ctx, tenant.Context{Reseller: "north", Tags: []string{"gold"}})
+	must(t, err)
+	_, err = s.ChangeContext(ctx, c.ID, func(c *tenant.Context) error { c.Tags = append(c.Tags, "trial"); return nil })
+	must(t, err)
+	_, err = s.AddContextSet(ctx, tenant.ContextSet{Name: "gold", WithTags: "gold"})
+	must(t, err)
+	_, err = s.ChangeContextSet(ctx, "gold", func(c *tenant.ContextSet) error { c.Priority = 1; return nil })
+	must(t, err)
+	subjects := []tenant.Subject{
+		{Scope: cascade.Server}, {Scope: cascade.ContextSet, Name: "gold"}, {Scope: cascade.Reseller, Name: "north"},
+		{Scope: cascade.Context, Name: strconv.FormatInt(c.ID, 10)}, {Scope: cascade.User, Name: "1@1"},
+	}
+	for _, of := range subjects {
+		must(t, s.SetProperty(ctx, of, "push.max_subscriptions", "100", "cli"))
+		_, err := s.Properties(ctx, &of)
+		must(t, err)
+	}
+	e, err := s.Explain(ctx, "push.max_subscriptions", tenant.UserID{Context: 1, ID: 1})
+	if err != nil || e.Winner.Scope != cascade.User {
+		t.Errorf("%+v, %v", e, err)
+	}
+	_, err = s.Properties(ctx, nil)
+	must(t, err)
+	_, err = s.ContextSets(ctx)
+	must(t, err)
+	_, err = s.Resellers(ctx)
+	must(t, err)
+	must(t, s.UnsetProperty(ctx, subjects[0], "push.max_subscriptions"))
+	must(t, s.UnsetProperty(ctx, subjects[4], "push.max_subscriptions"))
+	must(t, s.RemoveContext(ctx, c.ID))
+	must(t, s.RemoveContextSet(ctx, "gold"))
+	must(t, s.RemoveReseller(ctx, "north"))
+	_, err = s.ReportUpgrade(ctx)
+	must(t, err)
 }
 
 // providers adds one with secrets, changes it, seals it anew and removes it.
@@ -215,6 +266,7 @@ func day(t *testing.T, w *world) {
 		must(t, w.admin.Do(t.Context(), method, path, nil, in, out))
 	}
 	admin("POST", "/admin/v1/contexts", api.Context{Name: "two"}, nil)
+	cascades(t, w)
 	admin("POST", "/admin/v1/mailhosts", api.MailHost{Name: "other", IMAP: "mail.example.org", NotifyLogin: "other", Contexts: []int64{1}}, nil)
 	admin("PATCH", "/admin/v1/mailhosts/other", map[string]any{"source": "idle"}, nil)
 	admin("POST", "/admin/v1/users", api.User{User: "7@2", Login: bob, MailHost: "dove"}, nil)

@@ -16,17 +16,17 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/config"
 )
 
-// Reload reads the configuration and every push credential again, and uses those that have changed from then
+// Reload reads the configuration, the host rules and every push credential again, and uses those that have changed from then
 // on. When anything is wrong with any of them, all stay as they are, and the error says what. Sends under way
 // end with the credential they began with; its connections are closed after the last of them. It may be
 // called from any goroutine while Run runs.
 func (s *Server) Reload(ctx context.Context) (api.Reloaded, error) {
 	done, err := s.reload(ctx)
 	if err != nil {
-		s.log.ErrorContext(ctx, "cannot reload: the credentials in use stay", slog.Any("err", err))
+		s.log.ErrorContext(ctx, "cannot reload: what is in use stays", slog.Any("err", err))
 		return done, err
 	}
-	s.log.InfoContext(ctx, "credentials reloaded", slog.Any("changed", done.Changed), slog.Any("needs_restart", done.NeedsRestart))
+	s.log.InfoContext(ctx, "reloaded", slog.Any("changed", done.Changed), slog.Any("needs_restart", done.NeedsRestart))
 	return done, nil
 }
 
@@ -47,9 +47,20 @@ func (s *Server) reload(ctx context.Context) (api.Reloaded, error) {
 			return none, err
 		}
 	}
+	hosts, problems := readHosts(cfg)
+	if len(problems) > 0 {
+		return none, problems
+	}
 	changed, problems := s.transports.reload(cfg, vapid, time.Now)
 	if len(problems) > 0 {
 		return none, problems
+	}
+	if !reflect.DeepEqual(hosts, s.tenants.Hosts()) {
+		s.tenants.SetHosts(hosts)
+		changed = append(changed, "host rules")
+		if hosts == nil {
+			s.log.WarnContext(ctx, "there are no host rules any more: every host may use the app")
+		}
 	}
 	s.push.Renewed(ctx)
 	return api.Reloaded{Changed: changed, NeedsRestart: s.needsRestart(cfg)}, nil
@@ -77,7 +88,7 @@ func (s *Server) needsRestart(cfg *config.Config) []string {
 	}
 	keys := []string{}
 	for _, v := range cfg.Settings() {
-		taken := slices.ContainsFunc([]string{"transports.apns.apps", "transports.fcm.apps", "transports.webpush.vapid_key", "transports.webpush.subject"},
+		taken := slices.ContainsFunc([]string{"hosts_file", "transports.apns.apps", "transports.fcm.apps", "transports.webpush.vapid_key", "transports.webpush.subject"},
 			func(key string) bool { return strings.HasPrefix(v.Key, key) })
 		if was, ok := before[v.Key]; !taken && ok && !reflect.DeepEqual(was, v.Value) {
 			keys = append(keys, v.Key)

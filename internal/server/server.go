@@ -41,6 +41,7 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/push"
 	"github.com/posthorn-mail/posthorn/internal/subscription"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
+	"github.com/posthorn-mail/posthorn/internal/tenant/hostrule"
 )
 
 // Options are what a program gives a Server beside the configuration. The zero value works.
@@ -70,6 +71,7 @@ type Server struct {
 	version    string
 	memory     *bus.Memory // nil unless credentials are kept in it
 	transports *transports
+	tenants    *tenant.Store
 	push       *push.Service
 	audit      *audit.Log
 	idle       *idle.Source
@@ -108,6 +110,10 @@ func New(ctx context.Context, cfg *config.Config, opts Options) (s *Server, err 
 	if s.state, err = openState(cfg); err != nil {
 		return s, err
 	}
+	hosts, problems := readHosts(cfg)
+	if len(problems) > 0 {
+		return s, problems
+	}
 	var found findings
 	if s.transports, found = buildTransports(cfg, s.state.vapidKey, time.Now); len(found.problems) > 0 {
 		return s, found.problems
@@ -131,7 +137,7 @@ func New(ctx context.Context, cfg *config.Config, opts Options) (s *Server, err 
 	} else if err != nil {
 		return s, err
 	}
-	if err := s.build(ctx, reg); err != nil {
+	if err := s.build(ctx, reg, hosts); err != nil {
 		return s, err
 	}
 	var lc net.ListenConfig
@@ -146,7 +152,7 @@ func New(ctx context.Context, cfg *config.Config, opts Options) (s *Server, err 
 }
 
 // build wires the rooms of the house together, ground floor first.
-func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
+func (s *Server) build(ctx context.Context, reg *prometheus.Registry, hosts *hostrule.Rules) error {
 	cfg, now := s.cfg, time.Now
 	salt, err := account.Salt(ctx, s.db)
 	if err != nil {
@@ -165,6 +171,8 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry) error {
 	if err != nil {
 		return err
 	}
+	s.tenants = tenants
+	tenants.SetHosts(hosts)
 	if err := s.join(ctx, reg); err != nil {
 		return err
 	}

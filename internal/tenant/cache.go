@@ -12,6 +12,7 @@ import (
 
 	"github.com/posthorn-mail/posthorn/internal/bus"
 	"github.com/posthorn-mail/posthorn/internal/db"
+	"github.com/posthorn-mail/posthorn/internal/tenant/cascade"
 )
 
 const (
@@ -27,6 +28,11 @@ type cache struct {
 	logins   *bus.Cache[string, []resident] // by loginKey
 	users    *bus.Cache[UserID, []resident] // one or none
 	hosts    *bus.Cache[string, *home]      // by name; nil when there is none
+
+	// What the cascade says, each made of those before it, so they are dropped in this order.
+	base     *bus.Cache[struct{}, *cascade.Base]
+	contexts *bus.Cache[int64, *cascade.View]
+	views    *bus.Cache[UserID, *cascade.View]
 	// providers is one entry: there are few, and each look-up is by another of their names.
 	providers *bus.Cache[struct{}, *providerTable]
 	ledger    *bus.Ledger
@@ -51,6 +57,9 @@ func newCache(last func(context.Context) (int64, error), forget func()) cache {
 		logins:   bus.NewCache[string, []resident](maxCached),
 		users:    bus.NewCache[UserID, []resident](maxCached),
 		hosts:    bus.NewCache[string, *home](maxCached),
+		base:     bus.NewCache[struct{}, *cascade.Base](1),
+		contexts: bus.NewCache[int64, *cascade.View](maxCached),
+		views:    bus.NewCache[UserID, *cascade.View](maxCached),
 
 		providers: bus.NewCache[struct{}, *providerTable](1),
 	}
@@ -63,6 +72,14 @@ func (c *cache) forget() {
 	c.logins.DropAll()
 	c.users.DropAll()
 	c.hosts.DropAll()
+	c.forgetViews()
+}
+
+// forgetViews drops what the cascade says.
+func (c *cache) forgetViews() {
+	c.base.DropAll()
+	c.contexts.DropAll()
+	c.views.DropAll()
 	c.providers.DropAll()
 }
 
@@ -188,8 +205,8 @@ func (s *Store) lastChange(ctx context.Context) (n int64, err error) {
 	return n, s.db.QueryRow(ctx, sqlLastChange).Scan(&n)
 }
 
-// change writes a change of mail hosts, or of the one user that fn returns; then every node forgets what it
-// knew of them.
+// change writes a change of the one user that fn returns, of his context when he has no id, or, without either, of
+// what more depends on; then every node forgets what it knew of them.
 func (s *Store) change(ctx context.Context, fn func(context.Context, *db.Tx) (User, error)) error {
 	var u User
 	var n int64
@@ -210,18 +227,23 @@ func (s *Store) change(ctx context.Context, fn func(context.Context, *db.Tx) (Us
 	return nil
 }
 
-// changed forgets a user, or without one everything: mail hosts change rarely.
+// changed forgets a user, what the cascade says for a context, or without either everything: mail hosts change rarely.
 func (s *Store) changed(id UserID, key string) {
-	if id == (UserID{}) {
+	switch {
+	case id == (UserID{}):
 		s.forget()
-		return
+	case id.ID == 0:
+		s.cache.contexts.Drop(id.Context)
+		s.cache.views.DropAll()
+	default:
+		s.cache.logins.Drop(key)
+		s.cache.users.Drop(id)
+		s.cache.views.Drop(id)
 	}
-	s.cache.logins.Drop(key)
-	s.cache.users.Drop(id)
 }
 
 // changedSubject is where nodes tell each other of changes: "7 3@1 ann@example.org", the number first, and
-// "8 0@0 " when it is of mail hosts.
+// "8 0@1 " when it is of a context, and "9 0@0 " when it is of mail hosts and what else concerns many.
 func changedSubject() bus.Subject { return bus.NewSubject("tenant.changed") }
 
 // Join tells the other nodes of our changes from now on, and hears of theirs until the bus is closed. It
@@ -236,7 +258,10 @@ func (s *Store) Join(ctx context.Context, b *bus.Bus, log *slog.Logger) error {
 			log.WarnContext(ctx, "bus message names no change of users", slog.Any("err", err))
 			return
 		}
-		u, _ := ParseUserID(name) // none: everything
+		u, err := ParseUserID(name)
+		if inContext, ok := strings.CutPrefix(name, "0@"); err != nil && ok {
+			u.Context, _ = parseID(inContext)
+		} // none: everything
 		s.changed(u, key)
 		s.cache.ledger.Heard(n)
 	}, func(context.Context) { s.forget() })

@@ -1,4 +1,5 @@
-// Package tenant knows who there is: contexts, users, and the mail hosts their mail lives on.
+// Package tenant knows who there is: resellers, contexts, users, and the mail hosts their mail lives on; and what the
+// configuration cascade says for each of them.
 //
 // A user is "<id>@<context>", two integers as in the original system, beside a mail login that is
 // unique on its mail host. A mail host also carries the credential with which it may notify us, and
@@ -17,15 +18,17 @@ import (
 	"crypto/sha256"
 	"database/sql"
 	"errors"
-	"fmt"
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/bus"
 	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/seal"
+	"github.com/posthorn-mail/posthorn/internal/tenant/cascade"
+	"github.com/posthorn-mail/posthorn/internal/tenant/hostrule"
 )
 
 // Errors of this package, wrapped with what they are about.
@@ -83,9 +86,12 @@ type Store struct {
 	dflt  NotifyCredential
 	now   func() time.Time
 
-	cache cache
-	watch func()   // see Watch
-	bus   *bus.Bus // nil before Join
+	cache      cache
+	properties *cascade.Registry
+	files      atomic.Pointer[cascade.Files]  // see SetFiles
+	hosts      atomic.Pointer[hostrule.Rules] // nil: every host may use the app
+	watch      func()                         // see Watch
+	bus        *bus.Bus                       // nil before Join
 }
 
 // NotifyCredential is the installation's own notify credential. It speaks for the mail hosts that
@@ -105,15 +111,10 @@ func New(d *db.DB, keys *seal.Keyring, dflt NotifyCredential, now func() time.Ti
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{db: d, keys: keys, alias: alias, dflt: dflt, now: now, watch: func() {}}
+	s := &Store{db: d, keys: keys, alias: alias, dflt: dflt, now: now, watch: func() {}, properties: cascade.Standard}
+	s.files.Store(&cascade.Files{})
 	s.cache = newCache(s.lastChange, s.forget)
 	return s, nil
-}
-
-// Context is one tenant.
-type Context struct {
-	ID   int64
-	Name string
 }
 
 const (
@@ -121,38 +122,7 @@ const (
 		ON CONFLICT (name) DO UPDATE SET last = sequences.last + 1 RETURNING last`
 	sqlRaiseID = `INSERT INTO sequences (name, last) VALUES (?, ?)
 		ON CONFLICT (name) DO UPDATE SET last = excluded.last WHERE excluded.last > sequences.last`
-	sqlAddContext    = `INSERT INTO contexts (id, name, created_ms) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`
-	sqlContexts      = `SELECT id, name FROM contexts ORDER BY id`
-	sqlRemoveContext = `DELETE FROM contexts WHERE id = ?`
-	sqlContextUsers  = `SELECT COUNT(*) FROM users WHERE context_id = ?`
 )
-
-// AddContext adds a context. With an id of 0 the next free one is given; the name defaults to
-// "context <id>".
-func (s *Store) AddContext(ctx context.Context, c Context) (Context, error) {
-	if c.ID < 0 || c.ID > maxID {
-		return Context{}, &InvalidError{"id", "must be from 1 to 4294967295"}
-	}
-	if err := checkName("name", c.Name); c.Name != "" && err != nil {
-		return Context{}, err
-	}
-	var added Context
-	err := s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
-		added = c
-		if err := takeID(ctx, tx, "context", &added.ID); err != nil {
-			return err
-		}
-		if added.Name == "" {
-			added.Name = "context " + strconv.FormatInt(added.ID, 10)
-		}
-		n, err := tx.Exec(ctx, sqlAddContext, added.ID, added.Name, db.Millis(s.now()))
-		if err == nil && n == 0 {
-			err = fmt.Errorf("a context with id %d or name %q %w", added.ID, added.Name, ErrExists)
-		}
-		return err
-	})
-	return added, err
-}
 
 // takeID assigns the next id of a sequence, or keeps the sequence above an id chosen by hand.
 func takeID(ctx context.Context, tx *db.Tx, sequence string, id *int64) error {
@@ -167,33 +137,6 @@ func takeID(ctx context.Context, tx *db.Tx, sequence string, id *int64) error {
 		return &InvalidError{"id", "must be chosen: the last one there is has been given"}
 	}
 	return nil
-}
-
-// Contexts lists all contexts by id.
-func (s *Store) Contexts(ctx context.Context) ([]Context, error) {
-	rows, err := s.db.Query(ctx, sqlContexts)
-	if err != nil {
-		return nil, err
-	}
-	return scanAll(rows, func(rows *sql.Rows, c *Context) error { return rows.Scan(&c.ID, &c.Name) })
-}
-
-// RemoveContext removes a context that has no users.
-func (s *Store) RemoveContext(ctx context.Context, id int64) error {
-	return s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
-		var users int64
-		if err := tx.QueryRow(ctx, sqlContextUsers, id).Scan(&users); err != nil {
-			return err
-		}
-		if users > 0 {
-			return fmt.Errorf("context %d is %w by %d users: remove them first", id, ErrInUse, users)
-		}
-		n, err := tx.Exec(ctx, sqlRemoveContext, id)
-		if err == nil && n == 0 {
-			err = fmt.Errorf("context %d %w", id, ErrNotFound)
-		}
-		return err
-	})
 }
 
 // scanAll reads and closes rows.

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/posthorn-mail/posthorn/internal/db"
+	"github.com/posthorn-mail/posthorn/internal/tenant/cascade"
 )
 
 // User is one mail user.
@@ -120,6 +121,9 @@ func (s *Store) RemoveUser(ctx context.Context, id UserID) error {
 		err := tx.QueryRow(ctx, sqlRemoveUser, id.Context, id.ID).Scan(&u.Login)
 		if errors.Is(err, sql.ErrNoRows) {
 			err = fmt.Errorf("user %s %w", id, ErrNotFound)
+		}
+		if err == nil {
+			_, err = tx.Exec(ctx, sqlUnsetAll, cascade.User.String(), id.String())
 		}
 		return u, err
 	})

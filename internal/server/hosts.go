@@ -1,0 +1,52 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/posthorn-mail/posthorn/internal/config"
+	"github.com/posthorn-mail/posthorn/internal/tenant/hostrule"
+)
+
+// readHosts reads the host rules of the file that the configuration names; nil when there are none.
+func readHosts(cfg *config.Config) (*hostrule.Rules, config.Problems) {
+	path, named := cfg.HostsPath()
+	if path == "" {
+		return nil, nil
+	}
+	data, err := readHostsFile(path)
+	if errors.Is(err, fs.ErrNotExist) && !named {
+		return nil, nil
+	} else if err != nil {
+		return nil, config.Problems{cfg.Problem("hosts_file", "read the host rules: %v", err)}
+	}
+	rules, err := hostrule.Parse(path, data)
+	if err == nil {
+		return rules, nil
+	}
+	var wrong hostrule.Problems
+	if !errors.As(err, &wrong) {
+		return nil, config.Problems{cfg.Problem("hosts_file", "read the host rules: %v", err)}
+	}
+	var all config.Problems
+	for _, p := range wrong {
+		all = append(all, config.Problem{Key: "hosts_file", Source: p.File, Line: p.Line, Message: p.Message})
+	}
+	return nil, all
+}
+
+func readHostsFile(path string) ([]byte, error) {
+	f, err := os.Open(path) //nolint:gosec // the operator names the file
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // only read from
+	data, err := io.ReadAll(io.LimitReader(f, hostrule.MaxFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	return data, nil
+}
