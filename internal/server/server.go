@@ -16,7 +16,6 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -71,6 +70,7 @@ type Server struct {
 	version    string
 	memory     *bus.Memory // nil unless credentials are kept in it
 	transports *transports
+	follower   *follower
 	tenants    *tenant.Store
 	push       *push.Service
 	audit      *audit.Log
@@ -229,6 +229,13 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry, hosts *hos
 	if err != nil {
 		return err
 	}
+	s.follower = &follower{
+		tenants: tenants, subs: subs, transports: s.transports, push: s.push, log: s.log, now: now, wake: make(chan struct{}, 1),
+	}
+	tenants.Watch(s.follower.hear)
+	if err := s.follower.use(ctx); err != nil {
+		return err
+	}
 	rotate := &rotation{tenants: tenants, subs: subs, accounts: accounts, key: s.state.keys.KeyID(), log: s.log}
 	notifier.Lost = s.listen.Missed
 	a := &api.API{
@@ -317,6 +324,7 @@ func (s *Server) Run(ctx context.Context) error {
 	workers.Go(func() error { return s.audit.Run(working) })
 	workers.Go(func() error { return s.idle.Run(working) })
 	workers.Go(func() error { return s.listen.Run(working) })
+	workers.Go(func() error { return s.follower.run(working) })
 	if s.mailNotify != nil {
 		workers.Go(func() error { return s.mailNotify.Run(working) })
 	}

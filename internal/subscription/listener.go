@@ -257,11 +257,13 @@ func (s *Store) RemoveListener(ctx context.Context, u tenant.UserID) error {
 
 const sqlWantedClients = `SELECT s.context_id, s.user_id, s.client, COALESCE(l.wanted, 0) FROM subscriptions s
 	LEFT JOIN listeners l ON l.context_id = s.context_id AND l.user_id = s.user_id
-	WHERE s.expires_ms = 0 OR s.expires_ms > ? ORDER BY s.context_id, s.user_id`
+	WHERE (s.expires_ms = 0 OR s.expires_ms > ?) AND (CAST(? AS BIGINT) = 0 OR s.context_id = ?) AND (CAST(? AS BIGINT) = 0 OR s.user_id = ?)
+	ORDER BY s.context_id, s.user_id`
 
-// Recheck makes wanted listeners agree with the clients that are allowed, which may be others than at the last start.
-func (s *Store) Recheck(ctx context.Context) error {
-	wrong, err := s.disagreeing(ctx)
+// Recheck makes wanted listeners agree with the clients that are allowed, after what the cascade says has changed: for
+// a user; for all of a context, with 0 for the user's id; or for everybody, with the zero UserID.
+func (s *Store) Recheck(ctx context.Context, of tenant.UserID) error {
+	wrong, err := s.disagreeing(ctx, of)
 	if err != nil {
 		return fmt.Errorf("compare listeners with allowed clients: %w", err)
 	}
@@ -274,8 +276,8 @@ func (s *Store) Recheck(ctx context.Context) error {
 }
 
 // disagreeing lists the users whose listener is wanted and should not be, or the other way round.
-func (s *Store) disagreeing(ctx context.Context) (wrong []tenant.UserID, err error) {
-	rows, err := s.db.Query(ctx, sqlWantedClients, db.Millis(s.now()))
+func (s *Store) disagreeing(ctx context.Context, of tenant.UserID) (wrong []tenant.UserID, err error) {
+	rows, err := s.db.Query(ctx, sqlWantedClients, db.Millis(s.now()), of.Context, of.Context, of.ID, of.ID)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/subscription"
+	"github.com/posthorn-mail/posthorn/internal/tenant"
 )
 
 func (f *fixture) listener(t *testing.T, n int64) subscription.Listener {
@@ -205,7 +206,7 @@ func TestRecheck(t *testing.T) {
 			return err
 		})
 		f.watched = nil
-		if err := f.Recheck(t.Context()); err != nil {
+		if err := f.Recheck(t.Context(), tenant.UserID{}); err != nil {
 			t.Fatal(err)
 		}
 		f.wantOwners(t, "1@1 listens, 1@1 phone, 2@1 tablet, 3@1 listens, 3@1 watch")

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/db"
+	"github.com/posthorn-mail/posthorn/internal/tenant/cascade"
 )
 
 // How the users of a provider sign in.
@@ -240,6 +241,27 @@ func (s *Store) ProviderByHost(ctx context.Context, host string) (Provider, bool
 		return Provider{}, false, nil
 	}
 	return *p, true, nil
+}
+
+// ProviderOf finds the provider that a user belongs to by the property provider, from memory. A name that no provider
+// has is none.
+func (s *Store) ProviderOf(ctx context.Context, u UserID) (Provider, bool, error) {
+	v, err := s.View(ctx, u)
+	if err != nil {
+		return Provider{}, false, err
+	}
+	name := cascade.Provider.Of(v)
+	if name == "" {
+		return Provider{}, false, nil
+	}
+	t, err := s.providerTable(ctx)
+	if err != nil {
+		return Provider{}, false, err
+	}
+	if p := t.named(name); p != nil {
+		return *p, true, nil
+	}
+	return Provider{}, false, nil
 }
 
 // ProviderLogo reads a provider's logo with its Body; one that has none is ErrNotFound.

@@ -8,49 +8,109 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/apns"
 	"github.com/posthorn-mail/posthorn/internal/config"
 	"github.com/posthorn-mail/posthorn/internal/push"
+	"github.com/posthorn-mail/posthorn/internal/subscription"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
 )
 
-// providers keeps the push credentials of the providers in use, as they are changed by command or API on any node.
-type providers struct {
+// follower does what follows from changes of tenants, by command or API on any node: push credentials of providers are
+// taken over, and listeners wanted or not by what the cascade now says.
+type follower struct {
 	tenants    *tenant.Store
+	subs       *subscription.Store
 	transports *transports
 	push       *push.Service
 	log        *slog.Logger
 	now        func() time.Time
+
+	mu      sync.Mutex
+	changed map[tenant.UserID]struct{} // see tenant.Store.Watch
+	wake    chan struct{}              // capacity 1
+}
+
+// maxChanged is how many changes are looked at one by one. More are looked at as one, of everything.
+const maxChanged = 1000
+
+// settle is how long more changes are waited for: a script makes many, one after the other.
+const settle = 200 * time.Millisecond
+
+// hear notes a change.
+func (f *follower) hear(u tenant.UserID) {
+	f.mu.Lock()
+	if len(f.changed) >= maxChanged {
+		u = tenant.UserID{}
+		clear(f.changed)
+	}
+	if f.changed == nil {
+		f.changed = map[tenant.UserID]struct{}{}
+	}
+	f.changed[u] = struct{}{}
+	f.mu.Unlock()
+	select {
+	case f.wake <- struct{}{}:
+	default: // it is awake already
+	}
 }
 
 // use takes over what has changed. A credential that cannot be opened is left out, and said so: the others, of this
 // provider and of all, must not go silent with it.
-func (p *providers) use(ctx context.Context) error {
-	all, err := p.tenants.Providers(ctx)
+func (f *follower) use(ctx context.Context) error {
+	all, err := f.tenants.Providers(ctx)
 	if err != nil {
 		return fmt.Errorf("read providers: %w", err)
 	}
-	if changed := p.transports.provide(ctx, all, p.now, p.log); len(changed) > 0 {
-		p.log.InfoContext(ctx, "credentials of providers taken over", slog.Any("changed", changed))
-		p.push.Renewed(ctx)
+	if changed := f.transports.provide(ctx, all, f.now, f.log); len(changed) > 0 {
+		f.log.InfoContext(ctx, "credentials of providers taken over", slog.Any("changed", changed))
+		f.push.Renewed(ctx)
 	}
 	return nil
 }
 
-// run does so after each change, until ctx ends.
-func (p *providers) run(ctx context.Context, changed <-chan struct{}) error {
+// run follows until ctx ends. What fails is tried again with the next change, and at the next start.
+func (f *follower) run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	<-timer.C
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-changed:
+		case <-f.wake:
 		}
-		if err := p.use(ctx); err != nil && ctx.Err() == nil {
-			p.log.WarnContext(ctx, "cannot take over the credentials of providers", slog.Any("err", err))
+		timer.Reset(settle)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+		}
+		f.mu.Lock()
+		changed := f.changed
+		f.changed = nil
+		f.mu.Unlock()
+		if err := f.follow(ctx, changed); err != nil && ctx.Err() == nil {
+			f.log.WarnContext(ctx, "cannot follow a change of tenants", slog.Any("err", err))
 		}
 	}
+}
+
+func (f *follower) follow(ctx context.Context, changed map[tenant.UserID]struct{}) error {
+	if _, all := changed[tenant.UserID{}]; all {
+		return errors.Join(f.use(ctx), f.subs.Recheck(ctx, tenant.UserID{}))
+	}
+	for u := range changed {
+		if _, whole := changed[tenant.UserID{Context: u.Context}]; whole && u.ID != 0 {
+			continue
+		}
+		if err := f.subs.Recheck(ctx, u); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // provide puts the credentials of the providers in place of those that were theirs before, and says which are new.
