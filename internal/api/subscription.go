@@ -29,6 +29,8 @@ type subscribeRequest struct {
 	// Policy and Keys are left as they were when missing or null.
 	Policy json.RawMessage `json:"policy"`
 	Keys   json.RawMessage `json:"keys"`
+	// VAPIDPublicKey is what a browser subscribed with; "" is the one that it is offered now.
+	VAPIDPublicKey string `json:"vapid_public_key"`
 }
 
 type subscriptionView struct {
@@ -110,6 +112,16 @@ func (a *API) subscribeRequest(r *http.Request, sess account.Session) (subscript
 	provider, err := a.providerOf(r.Context(), sess.User)
 	if err != nil {
 		return subscription.Request{}, err
+	}
+	if body.VAPIDPublicKey != "" && body.Transport == "webpush" {
+		switch body.VAPIDPublicKey {
+		case a.VAPIDPublicKey(provider):
+		case a.VAPIDPublicKey(""):
+			provider = ""
+		default:
+			return subscription.Request{}, problem.InField("vapid_public_key",
+				"is none of this server's for this user: subscribe with the one that GET /api/v1/transports gives")
+		}
 	}
 	req.Token, req.Provider, err = a.Push.ParseToken(body.Transport, provider, req.Client, body.Token)
 	var wrong *push.TokenError

@@ -300,7 +300,7 @@ func TestTooMany(t *testing.T) {
 		theirs := f.subscribe(t, session(2, "s"), request("phone"))
 		f.write(t, func(ctx context.Context, tx *db.Tx) error {
 			for i := range 100 {
-				_, err := tx.Exec(ctx, `INSERT INTO subscriptions VALUES (?, 1, 1, 'app', 'apns', ?, '', '', 'd', '["mail:new"]', 0, 0, 0, '', '', '')`,
+				_, err := tx.Exec(ctx, `INSERT INTO subscriptions VALUES (?, 1, 1, 'app', 'apns', ?, '', '', 'd', '["mail:new"]', 0, 0, 0, '', '', '', '')`,
 					fmt.Sprintf("%024x", i), fmt.Sprint(i))
 				if err != nil {
 					return err
