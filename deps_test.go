@@ -39,7 +39,8 @@ var policy = map[string]string{
 	"internal/tenant/hostrule": "", // decision 0025
 	"internal/tenant/brand":    "", // decision 0025
 	"internal/account":         "db seal bus outbound tenant tenant/cascade imap",
-	"internal/audit":           "db", // decision 0026
+	"internal/audit":           "db",      // decision 0026
+	"internal/certificate":     "db seal", // decision 0033
 
 	// events
 	"internal/event":             "bus",
@@ -62,7 +63,7 @@ var policy = map[string]string{
 	// faces
 	"internal/onboard": "tenant tenant/brand tenant/cascade tenant/hostrule account push imap outbound",
 	"internal/api":     "tenant tenant/brand tenant/cascade tenant/hostrule account audit event subscription push dispatch listen cluster onboard problem",
-	"internal/server": "config db seal outbound bus outcome problem imap apns fcm webpush tenant tenant/brand tenant/cascade tenant/hostrule account audit original event subscription push " +
+	"internal/server": "config db seal outbound certificate bus outcome problem imap apns fcm webpush tenant tenant/brand tenant/cascade tenant/hostrule account audit original event subscription push " +
 		"dispatch notify cluster listen listen/dovecot listen/idle listen/mailnotify mirror jmap jmap/mail submit onboard api",
 
 	// beside

@@ -117,6 +117,10 @@ func announce(w io.Writer, cfg *config.Config, s *server.Server) error {
 	default:
 		vapid = "none: Web Push is off"
 	}
+	scheme := "http://"
+	if cfg.Public.HTTPS() {
+		scheme = "https://"
+	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(t, versionLine()) // errors come back from Flush
 	for _, line := range [][2]string{
@@ -125,7 +129,7 @@ func announce(w io.Writer, cfg *config.Config, s *server.Server) error {
 		{"notify password", notify},
 		{"VAPID key", vapid},
 		{"admin socket", filepath.Join(cfg.StateDir, api.SocketName)},
-		{"for devices", "http://" + s.PublicAddr()},
+		{"for devices", scheme + s.PublicAddr()},
 		{"for mail servers", "http://" + s.InternalAddr() + notifyPath},
 	} {
 		_, _ = fmt.Fprintf(t, "  %s\t%s\n", line[0], line[1])

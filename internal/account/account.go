@@ -81,7 +81,8 @@ type Config struct {
 type Service struct {
 	Config
 	byLogin, byAddress *limiter
-	passing            passing // what StoreNone keeps for a while
+	keysByAddress      *limiter // failed keys of the admin API
+	passing            passing  // what StoreNone keeps for a while
 	upstreams          upstreams
 	grants             grants
 }
@@ -92,6 +93,8 @@ func New(c Config) *Service {
 		Config:    c,
 		byLogin:   newLimiter(c.AttemptsPerLogin, c.Window, c.Now),
 		byAddress: newLimiter(c.AttemptsPerAddress, c.Window, c.Now),
+
+		keysByAddress: newLimiter(c.AttemptsPerAddress, c.Window, c.Now),
 	}
 }
 
@@ -103,9 +106,11 @@ const failureFloor = 2500 * time.Millisecond
 func newToken() (token, hash string) {
 	var b [32]byte
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
-	token = "ph_" + base64.RawURLEncoding.EncodeToString(b[:])
+	token = tokenPrefix + base64.RawURLEncoding.EncodeToString(b[:])
 	return token, hashOf("token", token)
 }
+
+const tokenPrefix = "ph_"
 
 // hashOf hashes a random secret for look-up; purpose keeps hashes of different kinds apart.
 func hashOf(purpose, secret string) string {

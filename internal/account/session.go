@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
@@ -22,7 +24,9 @@ type Session struct {
 	User   tenant.UserID
 	Client string
 	// Device is the hash of the device secret given at sign-in; without one it is the session's own.
-	Device   string
+	Device string
+	// DeviceName is what its owner calls the device; it may be "".
+	DeviceName string
 	Address  string
 	Created  time.Time
 	LastUsed time.Time
@@ -37,6 +41,8 @@ type SignIn struct {
 	Client string
 	// Device is a secret that the app made once on this device; "" when it has none.
 	Device string
+	// DeviceName is what people call it, for the list of devices.
+	DeviceName string
 	// MailHost is needed only when the login exists on several mail hosts.
 	MailHost string
 	// Host is the host of the request, for the gate.
@@ -45,14 +51,14 @@ type SignIn struct {
 }
 
 const (
-	sessionColumns = `id, context_id, user_id, client, device_hash, address, created_ms, last_used_ms, expires_ms`
-	sqlAddSession  = `INSERT INTO sessions (id, token_hash, context_id, user_id, client, device_hash, address, created_ms,
-		last_used_ms, expires_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+	sessionColumns = `id, context_id, user_id, client, device_hash, device_name, address, created_ms, last_used_ms, expires_ms`
+	sqlAddSession  = `INSERT INTO sessions (id, token_hash, context_id, user_id, client, device_hash, device_name, address,
+		created_ms, last_used_ms, expires_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 	sqlPurgeSessions = `DELETE FROM sessions WHERE expires_ms <= ?`
 	// The new session itself stays, whatever the clock says.
 	sqlLimitSessions = `DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE context_id = ? AND user_id = ? AND id <> ?
 		ORDER BY last_used_ms DESC, id LIMIT 1000 OFFSET ?)`
-	sqlSessionByToken = `SELECT ` + sessionColumns + ` FROM sessions WHERE token_hash = ? AND expires_ms > ?`
+	sqlSessionByToken = `SELECT ` + sessionColumns + `, rotated_ms, confirmed_ms FROM sessions WHERE token_hash = ? AND expires_ms > ?`
 	sqlSessions       = `SELECT ` + sessionColumns + ` FROM sessions WHERE context_id = ? AND user_id = ? AND expires_ms > ?
 		ORDER BY created_ms, id`
 	sqlTouchSession  = `UPDATE sessions SET last_used_ms = ? WHERE id = ?`
@@ -109,6 +115,9 @@ func (r SignIn) check() error {
 	}
 	if len(r.Device) > 255 {
 		return &tenant.InvalidError{Field: "device", Problem: "must be at most 255 bytes"}
+	}
+	if len(r.DeviceName) > 100 || !utf8.ValidString(r.DeviceName) || strings.ContainsFunc(r.DeviceName, unicode.IsControl) {
+		return &tenant.InvalidError{Field: "device_name", Problem: "must be at most 100 bytes of UTF-8 without control characters"}
 	}
 	return nil
 }
@@ -184,7 +193,7 @@ func (s *Service) open(ctx context.Context, u tenant.User, req SignIn) (Session,
 	_, id := newToken()
 	now := s.Now()
 	sess := Session{
-		ID: id[:sessionIDLength], User: u.ID, Client: req.Client, Address: req.Address.String(),
+		ID: id[:sessionIDLength], User: u.ID, Client: req.Client, DeviceName: req.DeviceName, Address: req.Address.String(),
 		Created: now, LastUsed: now, Expires: now.Add(s.SessionLifetime),
 	}
 	if req.Device != "" {
@@ -204,7 +213,7 @@ func (s *Service) open(ctx context.Context, u tenant.User, req SignIn) (Session,
 		if err := tx.Lock(ctx, passwords.owner(u.ID)); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, sqlAddSession, sess.ID, hash, u.ID.Context, u.ID.ID, sess.Client, sess.Device, sess.Address,
+		_, err := tx.Exec(ctx, sqlAddSession, sess.ID, hash, u.ID.Context, u.ID.ID, sess.Client, sess.Device, sess.DeviceName, sess.Address,
 			db.Millis(now), db.Millis(now), db.Millis(sess.Expires))
 		if err != nil {
 			return err
@@ -230,15 +239,22 @@ const sessionIDLength = 16
 // touchEvery is how stale last_used may be: a write for each request would buy nothing.
 const touchEvery = 5 * time.Minute
 
-// Authenticate finds the live session of a bearer token, or returns ErrNoSession.
+// Authenticate finds the live session of a bearer token, or returns ErrNoSession. When it takes the token for a stolen
+// one, that is in a *StolenError.
 func (s *Service) Authenticate(ctx context.Context, token string) (Session, error) {
 	now := s.Now()
 	var sess Session
-	err := scanSession(s.DB.QueryRow(ctx, sqlSessionByToken, hashOf("token", token), db.Millis(now)).Scan, &sess)
-	if errors.Is(err, sql.ErrNoRows) {
-		return Session{}, ErrNoSession
-	} else if err != nil {
+	var rotated, confirmed int64
+	err := scanSession(s.DB.QueryRow(ctx, sqlSessionByToken, hashOf("token", token), db.Millis(now)).Scan, &sess, &rotated, &confirmed)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		if sess, err = s.byOldToken(ctx, token); err != nil {
+			return Session{}, err
+		}
+	case err != nil:
 		return Session{}, fmt.Errorf("find session: %w", err)
+	case rotated != 0 && confirmed == 0:
+		s.confirm(ctx, sess.ID)
 	}
 	if s.Store == StoreNone {
 		s.passing.use(passwords.owner(sess.User))
@@ -256,9 +272,11 @@ func (s *Service) Authenticate(ctx context.Context, token string) (Session, erro
 	return sess, nil
 }
 
-func scanSession(scan func(...any) error, v *Session) error {
+func scanSession(scan func(...any) error, v *Session, more ...any) error {
 	var created, used, expires int64
-	err := scan(&v.ID, &v.User.Context, &v.User.ID, &v.Client, &v.Device, &v.Address, &created, &used, &expires)
+	err := scan(append([]any{
+		&v.ID, &v.User.Context, &v.User.ID, &v.Client, &v.Device, &v.DeviceName, &v.Address, &created, &used, &expires,
+	}, more...)...)
 	v.Created, v.LastUsed, v.Expires = db.Time(created), db.Time(used), db.Time(expires)
 	return err
 }

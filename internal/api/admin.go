@@ -107,6 +107,9 @@ func (a *API) addContext(r *http.Request) (int, any, error) {
 		return 0, nil, err
 	}
 	added, err := a.Tenants.AddContext(r.Context(), tenant.Context(c))
+	if err == nil {
+		about(r, fmt.Sprintf("contexts/%d", added.ID), added.ID)
+	}
 	return http.StatusCreated, Context(added), err
 }
 
@@ -155,6 +158,9 @@ func (a *API) addUser(r *http.Request) (int, any, error) {
 	}
 	u.ID = id
 	added, err := a.Tenants.AddUser(r.Context(), u)
+	if err == nil {
+		about(r, added.ID.String(), added.ID.Context)
+	}
 	return http.StatusCreated, userView(added), err
 }
 

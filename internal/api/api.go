@@ -30,7 +30,7 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/tenant"
 )
 
-// API answers requests. Every field is needed.
+// API answers requests. Every field is needed. It must not be copied.
 type API struct {
 	Tenants       *tenant.Store
 	Accounts      *account.Service
@@ -52,6 +52,8 @@ type API struct {
 	Rotate func(ctx context.Context, after string) (Rotated, error)
 	// Reload reads configuration and credentials again.
 	Reload func(ctx context.Context) (Reloaded, error)
+
+	document document
 }
 
 // maxBody bounds a request's body in bytes.
@@ -63,11 +65,15 @@ type handler func(r *http.Request) (status int, body any, err error)
 // Public is the face for devices, below /api/v1/.
 func (a *API) Public() http.Handler {
 	mux := http.NewServeMux()
-	a.route(mux, "/api/v1/sessions", map[string]handler{"POST": a.signIn, "GET": a.listSessions})
+	a.route(mux, "/api/v1/sessions", map[string]handler{"POST": a.signIn, "GET": a.listSessions, "DELETE": a.signOutEverywhere})
 	a.route(mux, "/api/v1/sessions/{id}", map[string]handler{"DELETE": a.revokeSession})
+	a.route(mux, "/api/v1/sessions/current/rotate", map[string]handler{"POST": a.rotateSession})
+	a.route(mux, "/api/v1/devices", map[string]handler{"GET": a.listDevices})
+	a.route(mux, "/api/v1/devices/{id}", map[string]handler{"DELETE": a.revokeDevice})
 	a.route(mux, "/api/v1/transports", map[string]handler{"GET": a.listTransports})
 	a.route(mux, "/api/v1/subscriptions", map[string]handler{"POST": a.subscribe, "GET": a.listSubscriptions})
 	a.route(mux, "/api/v1/subscriptions/{id}", map[string]handler{"GET": a.getSubscription, "PATCH": a.changeSubscription, "DELETE": a.unsubscribe})
+	a.serve(mux, adminPrefix, a.keyHolder)
 	mux.HandleFunc("/", notFound)
 	return mux
 }
@@ -193,13 +199,27 @@ func unmarshal(raw []byte, into any) error {
 	return nil
 }
 
-// session authenticates a request by its bearer token (RFC 6750 section 2.1).
-func (a *API) session(r *http.Request) (account.Session, error) {
+// bearer is the token of a request (RFC 6750 section 2.1), "" when it has none.
+func bearer(r *http.Request) string {
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "Bearer") || token == "" {
+	if !strings.EqualFold(scheme, "Bearer") {
+		return ""
+	}
+	return strings.TrimSpace(token)
+}
+
+// session authenticates a request by its bearer token.
+func (a *API) session(r *http.Request) (account.Session, error) {
+	token := bearer(r)
+	if token == "" {
 		return account.Session{}, account.ErrNoSession
 	}
-	sess, err := a.Accounts.Authenticate(r.Context(), strings.TrimSpace(token))
+	sess, err := a.Accounts.Authenticate(r.Context(), token)
+	if stolen, ok := errors.AsType[*account.StolenError](err); ok {
+		if failed := a.stolen(r, stolen); failed != nil {
+			return account.Session{}, failed
+		}
+	}
 	if err != nil {
 		return account.Session{}, err
 	}

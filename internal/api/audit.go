@@ -124,6 +124,9 @@ func (a *API) auditSignIn(r *http.Request, sess account.Session, req signInReque
 		}
 	}
 	e.Detail = "password, client " + req.Client
+	if err == nil {
+		e.Detail = "password, " + onDevice(sess)
+	}
 	if why != "" {
 		e.Detail += ": " + why
 	}

@@ -1,11 +1,18 @@
 package api
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"mime"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 
+	"github.com/posthorn-mail/posthorn/internal/account"
+	"github.com/posthorn-mail/posthorn/internal/audit"
 	"github.com/posthorn-mail/posthorn/internal/problem"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
 )
@@ -38,6 +45,8 @@ type operation struct {
 	status int
 	// secret has a GET audited: its answer holds something that is not to be read unseen.
 	secret bool
+	// open needs no key.
+	open bool
 	// slow lets the request take as long as it takes: its body is read in step with the work.
 	slow bool
 	do   handler
@@ -60,13 +69,13 @@ type param struct {
 }
 
 // Role is what an actor may be.
-type Role string
+type Role = account.Role
 
 // The roles.
 const (
-	RoleOperator Role = "operator"
-	RoleReseller Role = "reseller"
-	RoleBrand    Role = "brand"
+	RoleOperator = account.RoleOperator
+	RoleReseller = account.RoleReseller
+	RoleBrand    = account.RoleBrand
 )
 
 // Actor is who makes an administrative request.
@@ -144,17 +153,99 @@ func (a *API) serve(mux *http.ServeMux, prefix string, who func(*http.Request) (
 // perform is an operation with all that comes around it.
 func (a *API) perform(o *operation, prefix string, who func(*http.Request) (Actor, error)) handler {
 	return func(r *http.Request) (int, any, error) {
+		if o.open {
+			return o.do(r)
+		}
 		actor, err := who(r)
 		if err != nil {
 			return 0, nil, err
 		}
-		if !actor.may(o) {
-			return 0, nil, problem.New(http.StatusForbidden, "not_your_role",
-				fmt.Sprintf("a key of a %s has no right to this: ask the operator", actor.Role))
+		done := &act{actor: actor, context: contextIn(r)}
+		done.subject = cmp.Or(r.PathValue("user"), strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, prefix), "/"))
+		r = r.WithContext(context.WithValue(r.Context(), actKey{}, done))
+		status, body, err := a.ask(o, actor, r)
+		if err != nil {
+			err = a.problemOf(r.Context(), err)
 		}
-		done := &act{actor: actor, subject: strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, prefix), "/")}
-		return o.do(r.WithContext(context.WithValue(r.Context(), actKey{}, done)))
+		if o.method != http.MethodGet || o.secret {
+			a.record(r, o, done, err)
+		}
+		return status, body, err
 	}
+}
+
+// ask has an operation done by an actor who has it.
+func (a *API) ask(o *operation, actor Actor, r *http.Request) (int, any, error) {
+	if !actor.may(o) {
+		return 0, nil, problem.New(http.StatusForbidden, "not_your_role",
+			fmt.Sprintf("a key of a %s has no right to this: ask the operator", actor.Role))
+	}
+	if err := o.takes(r.Header.Get("Content-Type")); err != nil {
+		return 0, nil, err
+	}
+	return o.do(r)
+}
+
+// takes refuses a body of a type that the operation does not read. One that does not say its type is tried.
+func (o *operation) takes(contentType string) error {
+	if o.in == nil || contentType == "" {
+		return nil
+	}
+	types, ok := o.in.(lines)
+	if !ok {
+		types = lines{"application/json"}
+	}
+	given, _, err := mime.ParseMediaType(contentType)
+	if err == nil && slices.Contains(types, given) {
+		return nil
+	}
+	return problem.New(http.StatusUnsupportedMediaType, "unsupported_media_type", "send the body with Content-Type: "+strings.Join(types, " or "))
+}
+
+// record writes an act to the audit log. One that was refused belongs to no context unless the operator did it: who
+// asks for what is not his is no news for those whose it is.
+func (a *API) record(r *http.Request, o *operation, done *act, err error) {
+	e := audit.Entry{
+		Actor: done.actor.String(), Act: o.id, Subject: done.subject, Context: done.context, Outcome: audit.OK,
+	}
+	if addr := a.clientAddress(r); addr.IsValid() {
+		e.Address = addr.String()
+	}
+	if p, ok := errors.AsType[*problem.Problem](err); ok {
+		e.Detail, e.Outcome = p.Error(), audit.Refused
+		if p.Status >= http.StatusInternalServerError {
+			e.Outcome = audit.Failed
+		}
+		if done.actor.Role != RoleOperator {
+			e.Context = 0
+		}
+	}
+	a.Audit.Write(r.Context(), e)
+}
+
+// contextIn is the context that a request's path or query names, or 0.
+func contextIn(r *http.Request) int64 {
+	if u, err := tenant.ParseUserID(r.PathValue("user")); err == nil {
+		return u.Context
+	}
+	for _, s := range []string{r.PathValue("id"), r.URL.Query().Get("context")} {
+		if id, err := strconv.ParseInt(s, 10, 64); err == nil {
+			return id
+		}
+	}
+	return 0
+}
+
+// keyHolder is who speaks on the public listener.
+func (a *API) keyHolder(r *http.Request) (Actor, error) {
+	k, err := a.Accounts.AuthenticateAdmin(r.Context(), bearer(r), a.clientAddress(r))
+	if errors.Is(err, account.ErrNoKey) {
+		err = problem.New(http.StatusUnauthorized, "no_key", "this needs a key of the administration that has not expired: Authorization: Bearer pha_…")
+	}
+	if err != nil {
+		return Actor{}, err
+	}
+	return Actor{Role: k.Role, Subject: k.Subject, Key: k.ID}, nil
 }
 
 // theOperator is who speaks on the admin socket, which authenticates by itself.

@@ -13,6 +13,7 @@ func (a *API) operations() []operation {
 		a.mailHostOperations(),
 		a.hostOperations(),
 		a.pushOperations(),
+		a.keyOperations(),
 		a.serverOperations(),
 	)
 }
@@ -116,6 +117,24 @@ func (a *API) pushOperations() []operation {
 	}
 }
 
+// keyOperations are the operator's: who could make keys could make himself any.
+func (a *API) keyOperations() []operation {
+	return []operation{
+		{
+			id: "listKeys", method: "GET", path: "/keys", tag: "keys", summary: "List the keys of the administration, without the keys themselves",
+			out: List[Key]{}, status: http.StatusOK, do: a.listKeys,
+		},
+		{
+			id: "addKey", method: "POST", path: "/keys", tag: "keys", summary: "Make a key, which the answer shows this once",
+			in: Key{}, out: Key{}, status: http.StatusCreated, do: a.addKey,
+		},
+		{
+			id: "removeKey", method: "DELETE", path: "/keys/{key}", tag: "keys", summary: "End a key at once",
+			status: http.StatusNoContent, do: a.removeKey,
+		},
+	}
+}
+
 // serverOperations are the operator's alone.
 func (a *API) serverOperations() []operation {
 	return []operation{
@@ -155,6 +174,10 @@ func (a *API) serverOperations() []operation {
 		{
 			id: "reload", method: "POST", path: "/reload", tag: "server", summary: "Read configuration and credentials again",
 			out: Reloaded{}, status: http.StatusOK, do: a.reload,
+		},
+		{
+			id: "getDocument", method: "GET", path: "/openapi.json", tag: "server", summary: "Get this document, for which no key is needed",
+			open: true, out: map[string]any{}, status: http.StatusOK, do: a.openAPI,
 		},
 	}
 }

@@ -1,17 +1,19 @@
 package api
 
 import (
+	"context"
 	"net/http"
 
 	"github.com/posthorn-mail/posthorn/internal/account"
 )
 
 type signInRequest struct {
-	Login    string           `json:"login"`
-	Password account.Password `json:"password"`
-	Client   string           `json:"client"`
-	Device   string           `json:"device"`
-	MailHost string           `json:"mailhost"`
+	Login      string           `json:"login"`
+	Password   account.Password `json:"password"`
+	Client     string           `json:"client"`
+	Device     string           `json:"device"`
+	DeviceName string           `json:"device_name"`
+	MailHost   string           `json:"mailhost"`
 }
 
 // signIn is POST /api/v1/sessions: 201 {"id","token","user","expires"}; 401 for a login or password
@@ -22,7 +24,7 @@ func (a *API) signIn(r *http.Request) (int, any, error) {
 		return 0, nil, err
 	}
 	sess, token, err := a.Accounts.SignIn(r.Context(), account.SignIn{
-		Login: req.Login, Password: req.Password, Client: req.Client, Device: req.Device,
+		Login: req.Login, Password: req.Password, Client: req.Client, Device: req.Device, DeviceName: req.DeviceName,
 		MailHost: req.MailHost, Host: a.host(r), Address: a.clientAddress(r),
 	})
 	a.auditSignIn(r, sess, req, err)
@@ -33,19 +35,32 @@ func (a *API) signIn(r *http.Request) (int, any, error) {
 		return 0, nil, err
 	}
 	a.Listen.Look(sess.User) // it may have waited for this password
-	return http.StatusCreated, map[string]string{
-		"id": sess.ID, "token": token, "user": sess.User.String(), "expires": stamp(sess.Expires),
-	}, nil
+	return http.StatusCreated, opened(sess, token), nil
+}
+
+// sessionToken is a session and the token that it is used with.
+type sessionToken struct {
+	ID      string `json:"id"`
+	Token   string `json:"token"`
+	User    string `json:"user"`
+	Expires string `json:"expires"`
+}
+
+func opened(sess account.Session, token string) sessionToken {
+	return sessionToken{ID: sess.ID, Token: token, User: sess.User.String(), Expires: stamp(sess.Expires)}
 }
 
 type sessionView struct {
-	ID       string `json:"id"`
-	Client   string `json:"client"`
-	Address  string `json:"address"`
-	Created  string `json:"created"`
-	LastUsed string `json:"last_used"`
-	Expires  string `json:"expires"`
-	Current  bool   `json:"current"`
+	ID     string `json:"id"`
+	Client string `json:"client"`
+	// Device is the id of its device, in the list of devices.
+	Device     string `json:"device"`
+	DeviceName string `json:"device_name,omitempty"`
+	Address    string `json:"address"`
+	Created    string `json:"created"`
+	LastUsed   string `json:"last_used"`
+	Expires    string `json:"expires"`
+	Current    bool   `json:"current"`
 }
 
 // listSessions is GET /api/v1/sessions: the live sessions of the user.
@@ -57,7 +72,7 @@ func (a *API) listSessions(r *http.Request) (int, any, error) {
 	all, err := a.Accounts.Sessions(r.Context(), sess.User)
 	return listOf(all, err, func(s account.Session) sessionView {
 		return sessionView{
-			ID: s.ID, Client: s.Client, Address: s.Address, Created: stamp(s.Created), LastUsed: stamp(s.LastUsed),
+			ID: s.ID, Client: s.Client, Device: account.DeviceID(s.Device), DeviceName: s.DeviceName, Address: s.Address, Created: stamp(s.Created), LastUsed: stamp(s.LastUsed),
 			Expires: stamp(s.Expires), Current: s.ID == sess.ID,
 		}
 	})
@@ -79,24 +94,10 @@ func (a *API) revokeSession(r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, notYours(err, "no such session")
 	}
-	if last {
-		if err := a.Subscriptions.UnsubscribeDevice(r.Context(), sess.User, ended.Device); err != nil {
-			return 0, nil, err
-		}
+	act := "session.revoke"
+	if ended.ID == sess.ID {
+		act = "sign_out"
 	}
-	left, err := a.Accounts.Sessions(r.Context(), sess.User)
-	if err != nil || len(left) > 0 {
-		return http.StatusNoContent, nil, err
-	}
-	if err := a.Subscriptions.Inactive(r.Context(), sess.User); err != nil {
-		return 0, nil, err
-	}
-	if _, listening, err := a.Subscriptions.Listener(r.Context(), sess.User); err != nil {
-		return 0, nil, err
-	} else if !listening { // else the listener's end forgets it: it is needed to unregister
-		if err := a.Accounts.ForgetCredential(r.Context(), sess.User); err != nil {
-			return 0, nil, err
-		}
-	}
-	return http.StatusNoContent, nil, nil
+	a.auditUser(r, sess.User, act, onDevice(ended))
+	return http.StatusNoContent, nil, a.signedOut(context.WithoutCancel(r.Context()), sess.User, last, ended.Device)
 }

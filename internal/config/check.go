@@ -25,6 +25,7 @@ func (c *Config) Check() Problems {
 	k.database()
 	k.bus()
 	k.listeners()
+	k.publicTLS()
 	k.notify()
 	k.credentials()
 	k.mailNotify()
@@ -188,11 +189,12 @@ func (k *checker) credentials() {
 
 // Warnings are what Check has nothing against, and an operator should know.
 func (c *Config) Warnings() Warnings {
+	found := c.unserved()
 	if c.Credentials.Store != "none" {
-		return nil
+		return found
 	}
-	return Warnings{c.Problem("credentials.store", "nothing is kept to sign in with: without an app in use, listeners of users cannot start, "+
-		"and end 15 minutes after the last use, at every mail host but those with a master user (--password-source global) or the doveadm API (--doveadm-url)")}
+	return append(found, c.Problem("credentials.store", "nothing is kept to sign in with: without an app in use, listeners of users cannot start, "+
+		"and end 15 minutes after the last use, at every mail host but those with a master user (--password-source global) or the doveadm API (--doveadm-url)"))
 }
 
 // pattern judges one pattern of client names.

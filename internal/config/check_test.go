@@ -66,6 +66,24 @@ posthorn.yml:8: bus.routes[4]: "n" is not host:port`},
 		{"same ports given", "internal: {listen: '127.0.0.1:8008'}", `posthorn.yml:1: internal.listen: the same port as public.listen: choose another one`},
 		{"same free port", "public: {listen: '127.0.0.1:0'}\ninternal: {listen: '127.0.0.1:0'}", ``},
 		{"same port, other address", "public: {listen: '10.0.0.1:8009'}", ``},
+		{"certificate", "public: {tls: {certificate_file: c, key: canary}}", ``},
+		{"certificate without key", "public: {tls: {certificate_file: c}}", `posthorn.yml:1: public.tls.key: it is needed with certificate_file: give key_file, the private key in PEM`},
+		{"key without certificate", "public: {tls: {key: canary}}", `posthorn.yml:1: public.tls.certificate_file: it is needed with the key`},
+		{"two ways of TLS", "public:\n  tls:\n    certificate_file: c\n    key: canary\n    acme: {domains: [a.example], agree_terms: true}\n", `posthorn.yml:2: public.tls: it has both certificate_file and acme.domains: keep one`},
+		{"TLS at an http URL", "public: {url: 'http://127.0.0.1', tls: {certificate_file: c, key: canary}}", `posthorn.yml:1: public.url: it must begin with https://, because public.tls has a certificate`},
+		{"acme", "public: {listen: ':443', url: 'https://a.example', redirect_listen: ':80', tls: {acme: {domains: [a.example, xn--bcher-kva.example], email: p@a.example, agree_terms: true}}}", ``},
+		{"acme terms", "public: {tls: {acme: {domains: [a.example]}}}", `posthorn.yml:1: public.tls.acme.agree_terms: read the terms of service of the authority (https://acme-v02.api.letsencrypt.org/directory names them); if you agree, set it to true`},
+		{"acme without domains", "public: {tls: {acme: {agree_terms: true}}}", `posthorn.yml:1: public.tls.acme.domains: name the hosts to have a certificate for: without any, the rest of acme does nothing`},
+		{"acme domains", "public: {tls: {acme: {domains: ['*.a.example', 192.0.2.1, 'bücher.example', localhost, a.example, A.example], agree_terms: true}}}", `posthorn.yml:1: public.tls.acme.domains[0]: "*.a.example" is not a host name such as push.example.com; no pattern, no address, an international name in its xn-- form
+posthorn.yml:1: public.tls.acme.domains[1]: "192.0.2.1" is not a host name such as push.example.com; no pattern, no address, an international name in its xn-- form
+posthorn.yml:1: public.tls.acme.domains[2]: "bücher.example" is not a host name such as push.example.com; no pattern, no address, an international name in its xn-- form
+posthorn.yml:1: public.tls.acme.domains[3]: "localhost" is not a host name such as push.example.com; no pattern, no address, an international name in its xn-- form
+posthorn.yml:1: public.tls.acme.domains[5]: "a.example" is there twice`},
+		{"acme email", "public: {tls: {acme: {domains: [a.example], agree_terms: true, email: 'mailto:p@a.example'}}}", `posthorn.yml:1: public.tls.acme.email: "mailto:p@a.example" is not one mail address`},
+		{"acme authority", "public: {tls: {acme: {domains: [a.example], agree_terms: true, ca: 'http://ca.example/dir'}}}", `posthorn.yml:1: public.tls.acme.ca: "http://ca.example/dir" is not the directory of an authority: https://, a host and a path`},
+		{"redirect without TLS", "public: {redirect_listen: ':80'}", `posthorn.yml:1: public.redirect_listen: it leads to https, which public.tls would have to speak: set that, or remove this and let the reverse proxy redirect`},
+		{"redirect to nowhere", "public: {redirect_listen: ':80', tls: {certificate_file: c, key: canary}}", `posthorn.yml:1: public.redirect_listen: it leads to public.url: set that too`},
+		{"redirect port", "public: {url: 'https://a.example', redirect_listen: ':8009', tls: {certificate_file: c, key: canary}}", `posthorn.yml:1: public.redirect_listen: the same port as internal.listen: choose another one`},
 		{
 			"no password towards others", "internal:\n  listen: :8009\n  notify:\n    password: ''\n",
 			`posthorn.yml:4: internal.notify.password: it must not be empty, because internal.listen (:8009) is not a loopback address: remove the key to have one made, or listen on 127.0.0.1`,
@@ -214,6 +232,24 @@ func TestMatchClient(t *testing.T) {
 	} {
 		if got := MatchClient(tc.pattern, tc.client); got != tc.want {
 			t.Errorf("MatchClient(%q, %q) = %t", tc.pattern, tc.client, got)
+		}
+	}
+}
+
+func TestUnservedWarning(t *testing.T) {
+	c := &Config{}
+	c.Public.URL, c.Credentials.Store = "https://push.example.com:8443", "database"
+	for _, tc := range []struct {
+		domains []string
+		want    int
+	}{
+		{nil, 0},
+		{[]string{"mail.example.com", "Push.example.com"}, 0},
+		{[]string{"mail.example.com"}, 1},
+	} {
+		c.Public.TLS.ACME.Domains = tc.domains
+		if got := c.Warnings(); len(got) != tc.want {
+			t.Errorf("%q: %v, want %d", tc.domains, got, tc.want)
 		}
 	}
 }

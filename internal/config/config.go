@@ -188,8 +188,8 @@ const BusCertificateName = "node.posthorn"
 
 // Public is the section public.
 type Public struct {
-	// The address and port of the listener for devices. It speaks plain HTTP: put a reverse proxy with
-	// TLS in front of it.
+	// The address and port of the listener for devices. It speaks plain HTTP, for a reverse proxy with TLS
+	// in front of it, unless public.tls has a certificate: then HTTPS and nothing else.
 	//
 	// Danger: on an address that others can reach without TLS, passwords and tokens travel in clear.
 	Listen string `yaml:"listen" default:"127.0.0.1:8008"`
@@ -207,6 +207,62 @@ type Public struct {
 	// Danger: whoever can connect from one of these networks can pretend to have any address.
 	// Example: [127.0.0.1/32, "::1/128"]
 	TrustedProxies []netip.Prefix `yaml:"trusted_proxies"`
+
+	// A second address and port, where plain HTTP is answered with the way to public.url, and nothing else.
+	// An authority's HTTP challenges are answered there too. Only with public.tls. Empty: none.
+	//
+	// Example: ":80"
+	RedirectListen string `yaml:"redirect_listen"`
+
+	// The certificate of this listener: from files, or automatic. Without either it speaks plain HTTP.
+	TLS PublicTLS `yaml:"tls"`
+}
+
+// PublicTLS is the section public.tls. It has files or acme, or neither.
+type PublicTLS struct {
+	// The certificate (PEM), followed by those between it and the authority. It is read again by "posthorn
+	// reload", and within a minute when it has changed. One that has expired is used, with a loud warning.
+	//
+	// Example: /etc/posthorn/tls/fullchain.pem
+	CertificateFile string `yaml:"certificate_file" is:"path"`
+
+	// The private key (PEM) that belongs to it.
+	//
+	// Default: none; public.tls.certificate_file needs one.
+	// Danger: whoever has it can pretend to be this server, and read passwords.
+	// Example: /etc/posthorn/tls/privkey.pem
+	Key Secret `yaml:"key"`
+
+	// Automatic certificates, from Let's Encrypt or another authority that speaks ACME (RFC 8555).
+	ACME ACME `yaml:"acme"`
+}
+
+// ACME is the section public.tls.acme.
+type ACME struct {
+	// The host names to have a certificate for; each gets its own. Empty: no automatic certificates. The
+	// authority must reach this listener at port 443 of each name, or public.redirect_listen at port 80.
+	// Certificates and keys are kept in the database, sealed, so the nodes of a cluster share them.
+	//
+	// Example: [push.example.com]
+	Domains []string `yaml:"domains"`
+
+	// The mail address at which the authority may reach you. Empty: none is given to it.
+	//
+	// Example: postmaster@example.com
+	Email string `yaml:"email"`
+
+	// Whether you agree to the terms of service of the authority. It must be true.
+	AgreeTerms bool `yaml:"agree_terms" default:"false"`
+
+	// The directory address of the authority. For trying things out, Let's Encrypt has one whose certificates
+	// nobody trusts, with higher limits: https://acme-staging-v02.api.letsencrypt.org/directory
+	CA string `yaml:"ca" default:"https://acme-v02.api.letsencrypt.org/directory"`
+
+	// The certificate authorities (PEM) to trust when asking that address, instead of the system's: for an
+	// authority of your own.
+	//
+	// Example: /etc/posthorn/tls/acme-ca.pem
+	CAFile string `yaml:"ca_file" is:"path"`
 }
 
 // Internal is the section internal.

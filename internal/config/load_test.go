@@ -58,7 +58,7 @@ func TestDefaults(t *testing.T) {
 	want := &Config{
 		StateDir: "/var/lib/private/posthorn",
 		Log:      Log{Level: "info", Format: "auto"},
-		Public:   Public{Listen: "127.0.0.1:8008"},
+		Public:   Public{Listen: "127.0.0.1:8008", TLS: PublicTLS{ACME: ACME{CA: "https://acme-v02.api.letsencrypt.org/directory"}}},
 		Internal: Internal{Listen: "127.0.0.1:8009", Notify: Notify{Login: "posthorn", UserForm: "login"}},
 		MailNotify: MailNotify{
 			Listen: "127.0.0.1:23420", Rate: 200, Burst: 2000, Delay: Duration(time.Second),
@@ -115,8 +115,9 @@ func TestFullFile(t *testing.T) {
 	}
 	for _, s := range c.Settings() {
 		// Where an app has a key it has no certificate, and the other way round; where nodes meet at a NATS server
-		// they make no mesh.
-		if s.Origin == "default" && !strings.Contains(s.Key, "apps[") && !strings.HasPrefix(s.Key, "bus.") {
+		// they make no mesh; who has automatic certificates has none in files.
+		if s.Origin == "default" && !strings.Contains(s.Key, "apps[") && !strings.HasPrefix(s.Key, "bus.") &&
+			s.Key != "public.tls.certificate_file" && s.Key != "public.tls.key" {
 			t.Errorf("%s is missing from the file", s.Key)
 		}
 	}
@@ -133,7 +134,7 @@ func TestFullFile(t *testing.T) {
 	if apps[0].Key.Reveal() != "canary-p8" || !strings.HasSuffix(c.Database.URL.Reveal(), ":canary-db@db.example.com/posthorn") {
 		t.Error("secrets differ")
 	}
-	if got, want := c.Problem("transports.apns.apps[1].key_id", "x").Line, 58; got != want {
+	if got, want := c.Problem("transports.apns.apps[1].key_id", "x").Line, 66; got != want {
 		t.Errorf("a missing key of an entry is in line %d, want %d, where the entry begins", got, want)
 	}
 	if got := c.VAPIDSubject(); got != "mailto:postmaster@example.com" {

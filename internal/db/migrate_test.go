@@ -99,7 +99,7 @@ func TestMigrate(t *testing.T) {
 	t.Parallel()
 	testpeer.EachDatabase(t, func(t *testing.T, url string) {
 		want := []string{
-			"admin_keys", "audit", "changes", "context_sets", "contexts", "credentials", "freezes", "goose_db_version", "installation_keys", "known_places", "listeners", "mailhosts", "nodes",
+			"acme_locks", "acme_storage", "admin_keys", "audit", "changes", "context_sets", "contexts", "credentials", "freezes", "goose_db_version", "installation_keys", "known_places", "listeners", "mailhosts", "nodes",
 			"outcomes", "properties", "providers", "refresh_tokens", "resellers", "seal_check", "seal_salt", "sequences", "sessions", "sign_ins", "slots", "states", "subscriptions", "tombstones", "users",
 		}
 		for range 2 {
@@ -209,7 +209,7 @@ var rows = []string{
 	`INSERT INTO mailhosts VALUES ('bare', 'localhost', 143, 'none', 0, '', NULL, '', 'login', 0, 'null', 'null', 1790000000000,
 		'auto', 'session', '', '', '', '', '', '')`,
 	`INSERT INTO users VALUES (1, 3, 'Alice@example.org', 'alice@example.org', 'dove', 1790000000000)`,
-	`INSERT INTO sessions VALUES ('0123456789abcdef', 'th', 1, 3, 'app', 'dh', '192.0.2.1', 1790000000000, 1790000000000, 1790000000000, 'oh', 1790000000000, 'phone')`,
+	`INSERT INTO sessions VALUES ('0123456789abcdef', 'th', 1, 3, 'app', 'dh', '192.0.2.1', 1790000000000, 1790000000000, 1790000000000, 'fh', 'oh', 1790000000000, 1790000000000, 'phone')`,
 	`INSERT INTO credentials VALUES (1, 3, 'v1.00000000.AAAA', 1790000000000)`,
 	`INSERT INTO seal_salt VALUES (1, 'AAAAAAAAAAAAAAAAAAAAAA')`,
 	`INSERT INTO refresh_tokens VALUES (1, 3, 'v2.00000000.AAAA', 1790000000000)`,
@@ -227,6 +227,8 @@ var rows = []string{
 	`INSERT INTO admin_keys VALUES ('k1', 'kh', 'reseller', 'north', 'billing', 1790000000000, 1790000000000, 1790000000000)`,
 	`INSERT INTO audit VALUES ('01', 1790000000000, 'key k1', 'user.add', '3@1', 1, '192.0.2.1', 'ok', '')`,
 	`INSERT INTO sign_ins VALUES ('sh', 'v2.00000000.AAAA', 1790000000000)`,
+	`INSERT INTO acme_storage VALUES ('acme/ca/users/x.key', 'v2.00000000.AAAA', 1790000000000)`,
+	`INSERT INTO acme_locks VALUES ('issue_cert_push.example.org', 'n1', 1790000000000)`,
 	`INSERT INTO known_places VALUES ('lh', 'ph', 1790000000000)`,
 	`INSERT INTO freezes VALUES ('apns', '0/com.example.mail', 1790000000000)`,
 }
@@ -258,7 +260,7 @@ func TestReleasedSchemas(t *testing.T) {
 		}
 		for _, table := range tables(t, d) {
 			if since := map[string]int{"tombstones": 2, "changes": 2, "nodes": 2, "freezes": 2, "seal_salt": 3, "refresh_tokens": 3, "resellers": 4, "context_sets": 4,
-				"properties": 4, "providers": 4, "installation_keys": 4, "admin_keys": 4, "audit": 4, "sign_ins": 4, "known_places": 4}; since[table] > version {
+				"properties": 4, "providers": 4, "installation_keys": 4, "admin_keys": 4, "audit": 4, "sign_ins": 4, "known_places": 4, "acme_storage": 4, "acme_locks": 4}; since[table] > version {
 				continue
 			}
 			var n int

@@ -21,6 +21,7 @@ import (
 
 	"github.com/posthorn-mail/posthorn/internal/account"
 	"github.com/posthorn-mail/posthorn/internal/api"
+	"github.com/posthorn-mail/posthorn/internal/certificate"
 	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/event"
 	"github.com/posthorn-mail/posthorn/internal/seal"
@@ -90,6 +91,34 @@ func anotherNode(t *testing.T, w *world) {
 		must(t, d.QueryRow(t.Context(), "SELECT COUNT(*) FROM nodes WHERE id = 'dead'").Scan(&n))
 		return n == 0
 	})
+}
+
+// certificates lives the day of automatic certificates: an account is kept, a lock held, the seal key changed.
+func certificates(t *testing.T, w *world) {
+	d, err := db.Open(t.Context(), w.databaseURL, db.Options{Trace: w.trace})
+	must(t, err)
+	defer func() { must(t, d.Close()) }()
+	ctx := t.Context()
+	for _, text := range []string{strings.Repeat("0f", seal.KeySize), strings.Repeat("1f", seal.KeySize) + "\n" + strings.Repeat("0f", seal.KeySize)} {
+		keys, err := seal.ParseKeyFile(text)
+		must(t, err)
+		s := certificate.NewStorage(d, keys, "n1", time.Now)
+		must(t, s.Lock(ctx, "issue"))
+		must(t, s.RenewLockLease(ctx, "issue", time.Hour))
+		must(t, s.Store(ctx, "acme/key", []byte("canary")))
+		if all, err := s.List(ctx, "acme", true); err != nil || len(all) != 1 || !s.Exists(ctx, all[0]) {
+			t.Errorf("%q, %v", all, err)
+		}
+		must(t, s.Unlock(ctx, "issue"))
+		must(t, s.ForgetLocks(ctx))
+		_, _, err = s.Reseal(ctx, "")
+		must(t, err)
+		if len(text) > 2*seal.KeySize {
+			must(t, s.Delete(ctx, "acme"))
+			return
+		}
+		must(t, s.Store(ctx, "acme/key", []byte("canary")))
+	}
 }
 
 // tokens keeps a token and reads it, and clears the database of it as a server with another store does at its start.
@@ -260,6 +289,7 @@ func day(t *testing.T, w *world) {
 	}
 	w.provision(d, api.MailHost{}, alice)
 	tokens(t, w)
+	certificates(t, w)
 	providers(t, w)
 	admin := func(method, path string, in, out any) {
 		t.Helper()
@@ -284,6 +314,9 @@ func day(t *testing.T, w *world) {
 		"transport": "fcm", "topics": []string{"mail:new:Lists"}, "token": watch.token, "expires": soon.UnixMilli(),
 	}, 201)
 
+	key := w.adminKey(api.Key{Role: api.RoleOperator})
+	w.call("GET", "/api/v1/admin/keys", key.Key, nil, 200)
+	admin("DELETE", "/admin/v1/keys/"+key.ID, nil, nil)
 	rotated(t, w)
 	admin("GET", "/admin/v1/push/trace/"+sub, nil, nil) // of a device that got nothing yet
 	for uid := 1; uid <= 2; uid++ {
@@ -359,13 +392,23 @@ func day(t *testing.T, w *world) {
 	w.call("GET", "/api/v1/sessions", first, nil, 200)
 	var signIns api.AuditPage
 	must(t, w.admin.Do(t.Context(), "GET", "/admin/v1/audit", queryOf("user=1@1"), nil, &signIns))
-	if len(signIns.Items) != 2 || signIns.Items[0].Actor != "user 1@1" || signIns.Items[0].Act != "sign_in" {
+	if len(signIns.Items) != 3 || signIns.Items[2].Act != "addUser" || signIns.Items[0].Actor != "user 1@1" || signIns.Items[0].Act != "sign_in" {
 		t.Errorf("the audit log: %+v", signIns)
 	}
+	rotate := func(token string) string {
+		t.Helper()
+		return w.call("POST", "/api/v1/sessions/current/rotate", token, nil, 200)["token"].(string)
+	}
+	third := w.signIn(alice, password, "watch")
+	rotate(third)
+	third = rotate(third) // the answer was lost
+	w.call("GET", "/api/v1/devices", third, nil, 200)
+	w.call("DELETE", "/api/v1/devices/current", third, nil, 204)
 	w.call("DELETE", "/api/v1/sessions/current", second, nil, 204)
 	w.call("GET", "/api/v1/sessions", second, nil, 401)
 	w.call("DELETE", "/api/v1/sessions/current", bobs, nil, 204)
 	w.call("DELETE", "/api/v1/subscriptions/"+sub, first, nil, 204)
+	w.call("DELETE", "/api/v1/sessions", first, nil, 204)
 
 	admin("DELETE", "/admin/v1/users/1@1", nil, nil)
 	admin("DELETE", "/admin/v1/users/7@2", nil, nil)

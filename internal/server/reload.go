@@ -47,8 +47,10 @@ func (s *Server) reload(ctx context.Context) (api.Reloaded, error) {
 			return none, err
 		}
 	}
+	var found findings
+	pair, _ := readPublic(cfg, time.Now, &found)
 	hosts, problems := readHosts(cfg)
-	if len(problems) > 0 {
+	if problems = slices.Concat(found.problems, found.expired, problems); len(problems) > 0 {
 		return none, problems
 	}
 	changed, problems := s.transports.reload(cfg, vapid, time.Now)
@@ -63,6 +65,7 @@ func (s *Server) reload(ctx context.Context) (api.Reloaded, error) {
 		}
 	}
 	s.push.Renewed(ctx)
+	changed = append(changed, s.replaceCertificate(ctx, pair)...)
 	return api.Reloaded{Changed: changed, NeedsRestart: s.needsRestart(cfg)}, nil
 }
 
@@ -90,6 +93,7 @@ func (s *Server) needsRestart(cfg *config.Config) []string {
 	for _, v := range cfg.Settings() {
 		taken := slices.ContainsFunc([]string{"hosts_file", "transports.apns.apps", "transports.fcm.apps", "transports.webpush.vapid_key", "transports.webpush.subject"},
 			func(key string) bool { return strings.HasPrefix(v.Key, key) })
+		taken = taken || s.tls.files != nil && cfg.Public.TLS.CertificateFile != "" && strings.HasPrefix(v.Key, "public.tls.")
 		if was, ok := before[v.Key]; !taken && ok && !reflect.DeepEqual(was, v.Value) {
 			keys = append(keys, v.Key)
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/posthorn-mail/posthorn/internal/account"
 	"github.com/posthorn-mail/posthorn/internal/api"
+	"github.com/posthorn-mail/posthorn/internal/certificate"
 	"github.com/posthorn-mail/posthorn/internal/seal"
 	"github.com/posthorn-mail/posthorn/internal/subscription"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
@@ -17,11 +18,12 @@ import (
 // rotation seals everything anew with the key that seals now, a batch at a time. It keeps no state: whoever asks
 // for a batch says where the one before ended, and who begins again passes over what is done.
 type rotation struct {
-	tenants  *tenant.Store
-	subs     *subscription.Store
-	accounts *account.Service
-	key      string // the id of that key
-	log      *slog.Logger
+	tenants      *tenant.Store
+	subs         *subscription.Store
+	accounts     *account.Service
+	certificates *certificate.Storage
+	key          string // the id of that key
+	log          *slog.Logger
 }
 
 // step seals the next batch of something anew, and returns where to go on, "" at its end.
@@ -45,6 +47,7 @@ func (r *rotation) steps() []step {
 		{"subscriptions", r.subs.Reseal},
 		{"passwords", r.accounts.ResealPasswords},
 		{"tokens", r.accounts.ResealTokens},
+		{"certificates", r.certificates.Reseal},
 		{"memory", r.accounts.ResealMemory},
 		{"check", func(ctx context.Context, _ string) (string, seal.Moved, error) {
 			return "", seal.Moved{}, r.accounts.ResealCheck(ctx)

@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -28,6 +29,7 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/api"
 	"github.com/posthorn-mail/posthorn/internal/audit"
 	"github.com/posthorn-mail/posthorn/internal/bus"
+	"github.com/posthorn-mail/posthorn/internal/certificate"
 	"github.com/posthorn-mail/posthorn/internal/cluster"
 	"github.com/posthorn-mail/posthorn/internal/config"
 	"github.com/posthorn-mail/posthorn/internal/db"
@@ -80,7 +82,10 @@ type Server struct {
 	loadConfig func() (*config.Config, error)
 	reloading  sync.Mutex // held by a reload
 
-	public, internal, admin face
+	tls          publicTLS
+	certificates *certificate.Storage
+
+	public, redirected, internal, admin face
 }
 
 // face is one listener and who answers on it.
@@ -119,12 +124,13 @@ func New(ctx context.Context, cfg *config.Config, opts Options) (s *Server, err 
 		return s, found.problems
 	}
 	found = findings{}
+	pair, roots := readPublic(cfg, time.Now, &found)
 	mesh := openMesh(cfg, time.Now, &found)
 	if len(found.problems) > 0 {
 		return s, found.problems
 	}
 	for _, p := range append(found.expired, found.soon...) {
-		s.log.WarnContext(ctx, "bus certificate", slog.String("problem", p.String()))
+		s.log.WarnContext(ctx, "certificate", slog.String("problem", p.String()))
 	}
 	if s.db, err = db.Open(ctx, cfg.DatabaseURL().Reveal(), db.Options{Trace: opts.TraceQuery}); err != nil {
 		return s, err
@@ -143,6 +149,14 @@ func New(ctx context.Context, cfg *config.Config, opts Options) (s *Server, err 
 	var lc net.ListenConfig
 	if s.public.listener, err = lc.Listen(ctx, "tcp", cfg.Public.Listen); err != nil {
 		return s, config.Problems{cfg.Problem("public.listen", "cannot listen: %v", err)}
+	}
+	if raw := cfg.Public.RedirectListen; raw != "" {
+		if s.redirected.listener, err = lc.Listen(ctx, "tcp", raw); err != nil {
+			return s, config.Problems{cfg.Problem("public.redirect_listen", "cannot listen: %v", err)}
+		}
+	}
+	if err := s.openTLS(ctx, pair, roots, reg); err != nil {
+		return s, err
 	}
 	if s.internal.listener, err = lc.Listen(ctx, "tcp", cfg.Internal.Listen); err != nil {
 		return s, config.Problems{cfg.Problem("internal.listen", "cannot listen: %v", err)}
@@ -236,14 +250,15 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry, hosts *hos
 	if err := s.follower.use(ctx); err != nil {
 		return err
 	}
-	rotate := &rotation{tenants: tenants, subs: subs, accounts: accounts, key: s.state.keys.KeyID(), log: s.log}
+	s.certificates = certificate.NewStorage(s.db, s.state.keys, s.state.node, now)
+	rotate := &rotation{tenants: tenants, subs: subs, accounts: accounts, certificates: s.certificates, key: s.state.keys.KeyID(), log: s.log}
 	notifier.Lost = s.listen.Missed
 	a := &api.API{
 		Tenants: tenants, Accounts: accounts, Subscriptions: subs, Push: s.push, Listen: s.listen, Cluster: s.cluster,
 		LastEvents: dispatcher.LastEvents, Log: s.log, Now: now, TrustedProxies: cfg.Public.TrustedProxies,
 		VAPIDPublicKey: s.transports.webpush.PublicKey, Reload: s.Reload, Rotate: rotate.Rotate, Audit: s.audit, Doctor: s.doctor(tenants, accounts, subs, dispatcher),
 	}
-	s.public.server = newHTTPServer(a.Public(), s.log)
+	s.public.server = newHTTPServer(secured(a.Public(), strings.HasPrefix(cfg.Public.URL, "https://")), s.log)
 	s.internal.server = newHTTPServer(s.internalMux(notifier, reg), s.log)
 	s.admin.server = newHTTPServer(a.Admin(), s.log)
 	s.admin.server.ReadTimeout = 0 // its end would cancel a request whose answer takes longer, as the doctor's does
@@ -325,6 +340,7 @@ func (s *Server) Run(ctx context.Context) error {
 	workers.Go(func() error { return s.idle.Run(working) })
 	workers.Go(func() error { return s.listen.Run(working) })
 	workers.Go(func() error { return s.follower.run(working) })
+	workers.Go(func() error { return s.runTLS(working) })
 	if s.mailNotify != nil {
 		workers.Go(func() error { return s.mailNotify.Run(working) })
 	}
@@ -344,9 +360,9 @@ func (s *Server) Run(ctx context.Context) error {
 		s.cluster.Drain() //nolint:contextcheck // a switch, with nothing to end
 		return nil
 	})
-	for _, f := range []face{s.public, s.internal, s.admin} {
+	for _, f := range s.faces() {
 		faces.Go(func() error {
-			if err := f.server.Serve(f.listener); !errors.Is(err, http.ErrServerClosed) {
+			if err := f.serve(); !errors.Is(err, http.ErrServerClosed) {
 				return fmt.Errorf("serve %s: %w", f.listener.Addr(), err)
 			}
 			return nil
@@ -374,7 +390,7 @@ func (s *Server) Run(ctx context.Context) error {
 // Close closes what New opened, within stopTimeout. Run does it too.
 func (s *Server) Close(ctx context.Context) error {
 	var errs []error
-	for _, f := range []face{s.public, s.internal, s.admin} {
+	for _, f := range []face{s.public, s.redirected, s.internal, s.admin} {
 		if f.listener != nil {
 			if err := f.listener.Close(); !errors.Is(err, net.ErrClosed) {
 				errs = append(errs, err)
@@ -383,6 +399,10 @@ func (s *Server) Close(ctx context.Context) error {
 	}
 	if s.mailNotify != nil {
 		_ = s.mailNotify.Close() // by Run already, when that was called
+	}
+	if s.tls.authority != nil {
+		s.tls.authority.Close()
+		s.tls.authority = nil
 	}
 	if s.transports != nil {
 		s.transports.close()

@@ -109,6 +109,7 @@ func Check(cfg *config.Config) (config.Problems, config.Warnings) {
 	t, found := buildTransports(cfg, vapid, time.Now)
 	t.close()
 	openMesh(cfg, time.Now, &found)
+	readPublic(cfg, time.Now, &found)
 	_, wrong := readHosts(cfg)
 	found.problems = append(found.problems, wrong...)
 	return append(found.problems, found.expired...), append(cfg.Warnings(), found.soon...)

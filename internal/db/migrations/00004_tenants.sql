@@ -79,11 +79,15 @@ CREATE TABLE audit (
 CREATE INDEX audit_at ON audit (at_ms);
 CREATE INDEX audit_context ON audit (context_id, at_ms);
 
--- account; the token before the last rotation and when that was; what the device is called
+-- account; the token before the last rotation, when that was, when the new one was first used (0: not yet), and what all
+-- tokens of the session have in common: who comes with another one of them has a stolen one, or the thief has the
+-- newer. And what the device is called.
+ALTER TABLE sessions ADD COLUMN family_hash TEXT NOT NULL DEFAULT '';
 ALTER TABLE sessions ADD COLUMN old_hash TEXT NOT NULL DEFAULT '';
 ALTER TABLE sessions ADD COLUMN rotated_ms BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN confirmed_ms BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE sessions ADD COLUMN device_name TEXT NOT NULL DEFAULT '';
-CREATE INDEX sessions_old ON sessions (old_hash);
+CREATE INDEX sessions_family ON sessions (family_hash);
 
 -- account; sign-ins at an identity provider that are under way: state_hash finds one, sealed holds the PKCE
 -- verifier, the nonce and what the app asked for
@@ -105,3 +109,18 @@ CREATE TABLE known_places (
 
 -- subscription; the provider whose push credentials the device subscribed with, '' is the installation
 ALTER TABLE subscriptions ADD COLUMN provider TEXT NOT NULL DEFAULT '';
+
+-- certificate; what automatic certificates need kept: the account at the authority, keys, certificates, challenges;
+-- each value is sealed for "acme/<name>"
+CREATE TABLE acme_storage (
+    name        TEXT   PRIMARY KEY,
+    sealed      TEXT   NOT NULL,
+    modified_ms BIGINT NOT NULL
+);
+
+-- certificate; which node is getting a certificate, and until when it may be thought alive
+CREATE TABLE acme_locks (
+    name     TEXT   PRIMARY KEY,
+    owner    TEXT   NOT NULL,
+    until_ms BIGINT NOT NULL
+);
