@@ -58,6 +58,19 @@ type Config struct {
 	// Example: /etc/posthorn/mailapp-config.yml
 	HostsFile string `yaml:"hosts_file" is:"path"`
 
+	// Values of properties that hold for the whole server, unless a context set, a reseller, a context or a user has
+	// another one: see properties.md, and "Who may do what" in operating.md. "posthorn reload" takes over what changes.
+	//
+	// Example: {capability.mobile_mail_app: true, push.privacy: sender}
+	Properties Properties `yaml:"properties"`
+
+	// The directory of the context sets: files *.yml, each with sets of values for the contexts that have some tags.
+	// "posthorn reload" takes over what changes in them.
+	//
+	// Default: contextsets beside the configuration file, when it is there.
+	// Example: /etc/posthorn/contextsets
+	ContextSetsDir string `yaml:"context_sets_dir" is:"path"`
+
 	// What Posthorn writes about itself, to standard error.
 	Log Log `yaml:"log"`
 
@@ -106,6 +119,15 @@ type Config struct {
 	origins map[string]origin
 	// file is the path given to Load, for messages; "" when there was none.
 	file string
+}
+
+// Properties is values of properties by their names, in the order of the file. Which there are, and what they may be,
+// is not for this package to say.
+type Properties []Property
+
+// Property is a value as it is written; that of a list has commas between its entries.
+type Property struct {
+	Name, Value string
 }
 
 // Log is the section log.
