@@ -18,7 +18,8 @@ import (
 
 // APNsApp is one app's credential and the clients it is for.
 type APNsApp struct {
-	Entry
+	// Provider is whose credential it is; "" is the installation.
+	Provider string
 
 	Match  func(client string) bool
 	Topic  string
@@ -39,7 +40,8 @@ type APNsApp struct {
 func (a *APNsApp) serves(sub subscription.Subscription) bool {
 	return a.Provider == sub.Provider && a.Match(sub.Client)
 }
-func (a *APNsApp) users() *sync.WaitGroup { return &a.inUse }
+func (a *APNsApp) belongs() (owner, what string) { return a.Provider, a.Topic }
+func (a *APNsApp) users() *sync.WaitGroup        { return &a.inUse }
 
 // Retire waits for the sends that began before the app was replaced, and ends its connections.
 func (a *APNsApp) Retire() {
@@ -85,10 +87,8 @@ func (t *APNs) Lane(sub subscription.Subscription) (string, bool) {
 	if i < 0 {
 		return "", false
 	}
-	return "apns/" + t.Apps[i].name(), true
+	return "apns/" + appName(t.Apps, i), true
 }
-
-func (a *APNsApp) name() string { return a.Entry.name(a.Topic) }
 
 // Credential is a certificate, or a token key: of the latter's requests Apple takes one at a time until
 // it has seen a good one.
@@ -96,7 +96,7 @@ func (t *APNs) Credential(lane string) Credential {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	for i := range t.Apps {
-		if "apns/"+t.Apps[i].name() == lane {
+		if "apns/"+appName(t.Apps, i) == lane {
 			return t.credential(i)
 		}
 	}
@@ -105,7 +105,7 @@ func (t *APNs) Credential(lane string) Credential {
 
 func (t *APNs) credential(i int) Credential {
 	a := t.Apps[i]
-	c := Credential{Name: a.name(), Owner: a.Provider, Expires: a.Expires, Since: a.Since, Most: a.streams}
+	c := Credential{Name: appName(t.Apps, i), Owner: a.Provider, Expires: a.Expires, Since: a.Since, Most: a.streams}
 	if a.Expires.IsZero() {
 		c.First = 1
 	}

@@ -14,6 +14,8 @@ type served interface {
 	comparable
 	// serves says whether the entry is for a subscription: that of its provider, and for its client.
 	serves(sub subscription.Subscription) bool
+	// belongs tells the provider whose credential it is, "" for the installation, and its topic or project.
+	belongs() (owner, what string)
 	// users counts the sends that hold the entry.
 	users() *sync.WaitGroup
 	// Retire waits for those and ends the connections.
@@ -37,19 +39,19 @@ func appFor[A served](apps []A, sub subscription.Subscription) int {
 	return slices.IndexFunc(apps, func(a A) bool { return a.serves(sub) })
 }
 
-// Entry names a credential by whose it is and its place among those.
-type Entry struct {
-	// Provider is the provider whose credential it is; "" is the installation.
-	Provider string
-	// N counts the entries of one owner, from 0.
-	N int
-}
-
-// name is "0/com.example.mail", or "blue/0/com.example.mail" for a provider's.
-func (e Entry) name(what string) string {
-	name := strconv.Itoa(e.N) + "/" + what
-	if e.Provider != "" {
-		name = e.Provider + "/" + name
+// appName names one of apps by whose it is, its place among those, and its topic or project: "0/com.example.mail", or
+// "blue/0/com.example.mail" of a provider.
+func appName[A served](apps []A, i int) string {
+	owner, what := apps[i].belongs()
+	n := 0
+	for _, a := range apps[:i] {
+		if o, _ := a.belongs(); o == owner {
+			n++
+		}
+	}
+	name := strconv.Itoa(n) + "/" + what
+	if owner != "" {
+		name = owner + "/" + name
 	}
 	return name
 }

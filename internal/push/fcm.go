@@ -14,7 +14,8 @@ import (
 
 // FCMApp is one Firebase project's credential and the clients it is for.
 type FCMApp struct {
-	Entry
+	// Provider is whose credential it is; "" is the installation.
+	Provider string
 
 	Match   func(client string) bool
 	Project string
@@ -32,7 +33,8 @@ type FCMApp struct {
 func (a *FCMApp) serves(sub subscription.Subscription) bool {
 	return a.Provider == sub.Provider && a.Match(sub.Client)
 }
-func (a *FCMApp) users() *sync.WaitGroup { return &a.inUse }
+func (a *FCMApp) belongs() (owner, what string) { return a.Provider, a.Project }
+func (a *FCMApp) users() *sync.WaitGroup        { return &a.inUse }
 
 // Retire waits for the sends that began before the app was replaced, and ends its connections.
 func (a *FCMApp) Retire() {
@@ -63,17 +65,15 @@ func (t *FCM) Lane(sub subscription.Subscription) (string, bool) {
 	if i < 0 {
 		return "", false
 	}
-	return "fcm/" + t.Apps[i].name(), true
+	return "fcm/" + appName(t.Apps, i), true
 }
-
-func (a *FCMApp) name() string { return a.Entry.name(a.Project) }
 
 // Credential is a service account.
 func (t *FCM) Credential(lane string) Credential {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	for i := range t.Apps {
-		if "fcm/"+t.Apps[i].name() == lane {
+		if "fcm/"+appName(t.Apps, i) == lane {
 			return t.credential(i)
 		}
 	}
@@ -82,7 +82,7 @@ func (t *FCM) Credential(lane string) Credential {
 
 func (t *FCM) credential(i int) Credential {
 	a := t.Apps[i]
-	return Credential{Name: a.name(), Owner: a.Provider, Since: a.Since, PerMinute: fcmPerMinute}
+	return Credential{Name: appName(t.Apps, i), Owner: a.Provider, Since: a.Since, PerMinute: fcmPerMinute}
 }
 
 // Watch tells of each app's service account.

@@ -234,8 +234,8 @@ func TestLanesPerCredential(t *testing.T) {
 	is := func(name string) func(string) bool { return func(client string) bool { return client == name } }
 	sub := func(client string) subscription.Subscription { return subscription.Subscription{Client: client} }
 	for _, tr := range []Transport{
-		&APNs{Apps: []*APNsApp{{Match: is("live"), Topic: "t"}, {Entry: Entry{N: 1}, Match: is("test"), Topic: "t"}}},
-		&FCM{Apps: []*FCMApp{{Match: is("live"), Project: "p"}, {Entry: Entry{N: 1}, Match: is("test"), Project: "p"}}},
+		&APNs{Apps: []*APNsApp{{Match: is("live"), Topic: "t"}, {Match: is("test"), Topic: "t"}}},
+		&FCM{Apps: []*FCMApp{{Match: is("live"), Project: "p"}, {Match: is("test"), Project: "p"}}},
 	} {
 		live, ok1 := tr.Lane(sub("live"))
 		test, ok2 := tr.Lane(sub("test"))
@@ -251,9 +251,8 @@ func TestLanesPerCredential(t *testing.T) {
 // TestProviders: a subscription goes by the credential that it was made with, and by no other.
 func TestProviders(t *testing.T) {
 	b := newBench(t, PrivacyFull)
-	blue, red := Entry{Provider: "blue"}, Entry{Provider: "red"}
-	b.apns.Apps = append(b.apns.Apps, &APNsApp{Entry: blue, Match: b.apns.Apps[0].Match, Topic: "com.example.blue", Sender: b.apns.Apps[0].Sender})
-	b.fcm.Apps = append(b.fcm.Apps, &FCMApp{Entry: red, Match: b.fcm.Apps[0].Match, Project: "red", Sender: b.fcm.Apps[0].Sender})
+	b.apns.Apps = append(b.apns.Apps, &APNsApp{Provider: "blue", Match: b.apns.Apps[0].Match, Topic: "com.example.blue", Sender: b.apns.Apps[0].Sender})
+	b.fcm.Apps = append(b.fcm.Apps, &FCMApp{Provider: "red", Match: b.fcm.Apps[0].Match, Project: "red", Sender: b.fcm.Apps[0].Sender})
 	b.webpush.Keys["blue"] = b.webpush.Keys[""]
 	s := newRig(t, sqliteURL(t), 1).service(nil, b.transports()...)
 	for _, c := range []struct{ transport, provider, owner, lane, credential string }{

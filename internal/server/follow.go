@@ -155,7 +155,7 @@ func (t *transports) open(p tenant.Provider, now func() time.Time) (m made, prob
 			add(key+"certificate", err)
 			continue
 		}
-		k, field, err := newAPNs(push.Entry{Provider: p.Name, N: i}, app, files, t.provided.apns, now)
+		k, field, err := newAPNs(p.Name, app, files, t.provided.apns, now)
 		if err != nil {
 			add(key+strings.TrimSuffix(field, "_file"), err)
 		}
@@ -164,7 +164,7 @@ func (t *transports) open(p tenant.Provider, now func() time.Time) (m made, prob
 		}
 	}
 	for i, c := range p.FCM {
-		k, err := newFCM(push.Entry{Provider: p.Name, N: i}, config.FCMApp{
+		k, err := newFCM(p.Name, config.FCMApp{
 			Client: c.Client, ServiceAccount: config.NewSecret(string(c.ServiceAccount)), Package: c.Package, Privacy: c.Privacy, Endpoint: c.Endpoint,
 		}, t.provided.fcm, now)
 		if err != nil {

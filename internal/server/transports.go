@@ -233,7 +233,7 @@ func (t *transports) newVAPID(owner string, pem []byte, subject string, in map[s
 // makeFCM builds the apps of FCM, save those that are known already.
 func makeFCM(cfg *config.Config, in []known[*push.FCMApp], now func() time.Time, found *findings) (all []known[*push.FCMApp]) {
 	for i, app := range cfg.Transports.FCM.Apps {
-		k, err := newFCM(push.Entry{N: i}, app, in, now)
+		k, err := newFCM("", app, in, now)
 		if err != nil {
 			found.problems = append(found.problems, fault(cfg, fmt.Sprintf("transports.fcm.apps[%d].service_account", i), err))
 			continue
@@ -244,16 +244,16 @@ func makeFCM(cfg *config.Config, in []known[*push.FCMApp], now func() time.Time,
 }
 
 // newFCM builds one app of FCM, unless in has it.
-func newFCM(e push.Entry, app config.FCMApp, in []known[*push.FCMApp], now func() time.Time) (k known[*push.FCMApp], err error) {
+func newFCM(provider string, app config.FCMApp, in []known[*push.FCMApp], now func() time.Time) (k known[*push.FCMApp], err error) {
 	account := []byte(app.ServiceAccount.Reveal())
-	k.of = fingerprintOf(e.Provider, strconv.Itoa(e.N), app.Client, string(account), app.Package, app.Endpoint, app.Privacy)
+	k.of = fingerprintOf(provider, app.Client, string(account), app.Package, app.Endpoint, app.Privacy)
 	if a, ok := find(in, k.of); ok {
 		k.app = a
 		return k, nil
 	}
 	sender, err := fcm.New(fcm.Config{ServiceAccount: account, Endpoint: app.Endpoint, Now: now})
 	k.app = &push.FCMApp{
-		Entry: e, Match: matcher(app.Client), Project: projectOf(account), Package: app.Package, Sender: sender, Privacy: own(app.Privacy), Since: now(),
+		Provider: provider, Match: matcher(app.Client), Project: projectOf(account), Package: app.Package, Sender: sender, Privacy: own(app.Privacy), Since: now(),
 	}
 	return k, err
 }
@@ -265,7 +265,7 @@ func makeAPNs(cfg *config.Config, in []known[*push.APNsApp], now func() time.Tim
 		var k known[*push.APNsApp]
 		files, field, err := readAPNs(app)
 		if err == nil {
-			k, field, err = newAPNs(push.Entry{N: i}, app, files, in, now)
+			k, field, err = newAPNs("", app, files, in, now)
 		}
 		switch {
 		case errors.Is(err, apns.ErrExpired):
@@ -326,14 +326,14 @@ func readAPNs(app config.APNsApp) (files apnsFiles, field string, err error) {
 
 // newAPNs opens the credential of one app, unless in has it; field is the key at fault. With a certificate that has
 // expired there is an app all the same.
-func newAPNs(e push.Entry, app config.APNsApp, files apnsFiles, in []known[*push.APNsApp], now func() time.Time) (k known[*push.APNsApp], field string, err error) {
-	k.of = fingerprintOf(e.Provider, strconv.Itoa(e.N), app.Client, app.Topic, app.Environment, app.Key.Reveal(), app.KeyID, app.TeamID,
+func newAPNs(provider string, app config.APNsApp, files apnsFiles, in []known[*push.APNsApp], now func() time.Time) (k known[*push.APNsApp], field string, err error) {
+	k.of = fingerprintOf(provider, app.Client, app.Topic, app.Environment, app.Key.Reveal(), app.KeyID, app.TeamID,
 		app.CertificatePassword.Reveal(), app.URL, app.OtherURL, app.Privacy, strconv.Itoa(app.Connections), string(files.certificate), string(files.ca))
 	if a, ok := find(in, k.of); ok {
 		k.app = a
 		return k, "", nil
 	}
-	a := &push.APNsApp{Entry: e, Match: matcher(app.Client), Topic: app.Topic, Environment: app.Environment, Privacy: own(app.Privacy), Since: now()}
+	a := &push.APNsApp{Provider: provider, Match: matcher(app.Client), Topic: app.Topic, Environment: app.Environment, Privacy: own(app.Privacy), Since: now()}
 	c := apns.Config{URL: app.URL, Environment: app.Environment, Topic: app.Topic, Connections: app.Connections, Now: now}
 	if files.ca != nil {
 		c.RootCAs = x509.NewCertPool()

@@ -94,6 +94,7 @@ public: {listen: "127.0.0.1:0", url: "https://push.example.org"}
 internal: {listen: "127.0.0.1:0", notify: {user_form: %s}}
 outbound: {allow: ["%s"]}
 push: {allowed_clients: ["posthorn-*"]}
+properties: {capability.mobile_mail_app: true}
 credentials: {store: database} # a test that starts it again needs no second sign-in
 transports:
   apns:
