@@ -43,6 +43,7 @@ type world struct {
 	fcm     *fake.FCM
 	webpush *fake.WebPush
 
+	host     string // that try asks for; "" is the server's address
 	validity string // of the INBOX that notify tells of; "" is one that no server has
 
 	trace  func(string)
@@ -203,6 +204,7 @@ func (w *world) try(method, path, token string, in any) (int, map[string]any) {
 	}
 	req, err := http.NewRequestWithContext(w.tb.Context(), method, w.public+path, body)
 	must(w.tb, err)
+	req.Host = w.host
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
