@@ -46,8 +46,8 @@ type API struct {
 	Now        func() time.Time
 	// TrustedProxies are the networks whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
-	// VAPIDPublicKey is what browsers subscribe with; "" when Web Push is off.
-	VAPIDPublicKey func() string
+	// VAPIDPublicKey is what the browsers of a provider's users subscribe with; "" when Web Push is off.
+	VAPIDPublicKey func(provider string) string
 	// Rotate seals the next batch anew.
 	Rotate func(ctx context.Context, after string) (Rotated, error)
 	// Reload reads configuration and credentials again.
