@@ -16,7 +16,7 @@ const defaultConfigFile = "/etc/posthorn/posthorn.yml"
 
 func (c *cli) configCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "config", Short: "Check and show the configuration"}
-	cmd.AddCommand(c.configCheck(), c.configShow())
+	cmd.AddCommand(c.configCheck(), c.configShow(), c.configImport())
 	return cmd
 }
 
