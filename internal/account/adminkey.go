@@ -62,6 +62,8 @@ const (
 	sqlAdminKeyByHash = `SELECT ` + adminKeyColumns + ` FROM admin_keys WHERE key_hash = ? AND expires_ms > ?`
 	sqlTouchAdminKey  = `UPDATE admin_keys SET last_used_ms = ? WHERE id = ?`
 	sqlRemoveAdminKey = `DELETE FROM admin_keys WHERE id = ? RETURNING ` + adminKeyColumns
+	// A name that is given again gives no right to who had a key under it before.
+	sqlRemoveAdminKeysOf = `DELETE FROM admin_keys WHERE role = ? AND subject = ?`
 )
 
 // AddAdminKey makes a key and returns it with its secret, which nobody can read again. A zero Expires is after
@@ -148,6 +150,14 @@ func (s *Service) RemoveAdminKey(ctx context.Context, id string) error {
 	})
 }
 
+// RemoveAdminKeysOf ends all keys of a reseller or a brand that is removed.
+func (s *Service) RemoveAdminKeysOf(ctx context.Context, role Role, subject string) error {
+	return s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		_, err := tx.Exec(ctx, sqlRemoveAdminKeysOf, string(role), subject)
+		return err
+	})
+}
+
 // AuthenticateAdmin finds the key that a request bears, or returns ErrNoKey, or a *TooManyError for an address with
 // too many failures. A good key passes from everywhere: nobody guesses 256 bits, and nobody behind the same address
 // is to be locked out by who tries.
@@ -160,7 +170,7 @@ func (s *Service) AuthenticateAdmin(ctx context.Context, key string, from netip.
 	}
 	if errors.Is(err, sql.ErrNoRows) {
 		if wait, ok := s.keysByAddress.take(addressKey(from)); !ok {
-			return AdminKey{}, &TooManyError{wait}
+			return AdminKey{}, &TooManyError{RetryAfter: wait}
 		}
 		return AdminKey{}, ErrNoKey
 	} else if err != nil {
