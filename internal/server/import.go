@@ -19,7 +19,6 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/push"
 	"github.com/posthorn-mail/posthorn/internal/subscription"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
-	"github.com/posthorn-mail/posthorn/internal/tenant/cascade"
 )
 
 // Imported counts what Import has added, and what was there already.
@@ -94,7 +93,10 @@ func Import(ctx context.Context, cfg *config.Config, plan *original.Plan, opts I
 	if err != nil {
 		return out, err
 	}
-	accounts := account.New(account.Config{DB: d, Keys: st.keys, Tenants: tenants, Log: slog.New(slog.DiscardHandler), Now: now})
+	accounts := account.New(account.Config{
+		DB: d, Keys: st.keys, Tenants: tenants, Log: slog.New(slog.DiscardHandler), Now: now,
+		AttemptsPerLogin: cfg.SignIn.AttemptsPerLogin, AttemptsPerAddress: cfg.SignIn.AttemptsPerAddress, Window: time.Duration(cfg.SignIn.Window),
+	})
 	if err := accounts.CheckKey(ctx); err != nil {
 		return out, err
 	}
@@ -210,10 +212,18 @@ func userID(u original.UserID) tenant.UserID {
 }
 
 func (i *importer) value(ctx context.Context, v original.Value) error {
-	var scope cascade.Scope
-	err := scope.UnmarshalText([]byte(v.Scope))
-	if err == nil {
-		err = i.tenants.SetProperty(ctx, tenant.Subject{Scope: scope, Name: v.Subject}, v.Name, v.Value, "import")
+	of := tenant.Subject{Name: v.Subject}
+	err := of.Scope.UnmarshalText([]byte(v.Scope))
+	if err != nil {
+		return err
+	}
+	all, err := i.tenants.Properties(ctx, &of)
+	switch {
+	case err != nil:
+	case slices.ContainsFunc(all, func(p tenant.PropertyValue) bool { return p.Subject == of && p.Property == v.Name }):
+		err = tenant.ErrExists // perhaps of a later day
+	default:
+		err = i.tenants.SetProperty(ctx, of, v.Name, v.Value, "import")
 	}
 	return i.counted(&i.out.Properties, fmt.Sprintf("%s of %s %s", v.Name, v.Scope, v.Subject), err)
 }
