@@ -100,10 +100,14 @@ func Import(ctx context.Context, cfg *config.Config, plan *original.Plan, opts I
 	if err := accounts.CheckKey(ctx); err != nil {
 		return out, err
 	}
-	subs := subscription.New(d, st.keys, func(client string) bool {
-		return slices.ContainsFunc(cfg.Push.AllowedClients, func(p string) bool { return config.MatchClient(p, client) })
-	}, now)
-	i := &importer{tenants: tenants, subs: subs, progress: opts.Progress}
+	properties, problems := readProperties(cfg, "")
+	if len(problems) > 0 {
+		return out, problems
+	}
+	if err := tenants.SetFiles(properties); err != nil { // they say which clients may have a listener
+		return out, err
+	}
+	i := &importer{tenants: tenants, subs: subscription.New(d, st.keys, tenants.View, now), progress: opts.Progress}
 	if i.progress == nil {
 		i.progress = func(int, int) {}
 	}

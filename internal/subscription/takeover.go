@@ -22,6 +22,9 @@ type Old struct {
 	Expires time.Time // zero: never
 }
 
+// mostDevices is the largest push.max_subscriptions.
+const mostDevices = 100
+
 // takenOver is the device secret of a subscription whose device has not been here yet: no hash is this.
 const takenOver = "taken over"
 
@@ -56,7 +59,7 @@ func (s *Store) TakeOver(ctx context.Context, all []Old) (added int, err error) 
 			if err := tx.QueryRow(ctx, sqlCountDevices, o.User.Context, o.User.ID, transport, hash).Scan(&devices); err != nil {
 				return nil, err
 			}
-			if had > 0 || devices >= maxPerUser {
+			if had > 0 || devices >= mostDevices {
 				continue
 			}
 			_, err := tx.Exec(ctx, sqlTakeOver, idOf(transport, hash, o.User), o.User.Context, o.User.ID, o.Client, transport, hash, tokens[i].token,
