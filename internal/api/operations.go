@@ -12,6 +12,7 @@ func (a *API) operations() []operation {
 		a.userOperations(),
 		a.mailHostOperations(),
 		a.hostOperations(),
+		a.propertyOperations(),
 		a.pushOperations(),
 		a.keyOperations(),
 		a.serverOperations(),

@@ -104,7 +104,7 @@ func (s *Server) needsRestart(cfg *config.Config) []string {
 	}
 	keys := []string{}
 	for _, v := range cfg.Settings() {
-		taken := slices.ContainsFunc([]string{"hosts_file", "properties", "context_sets_dir", "transports.apns.apps", "transports.fcm.apps", "transports.webpush.vapid_key", "transports.webpush.subject"},
+		taken := slices.ContainsFunc([]string{"hosts_file", "properties", "context_sets_dir", "push.privacy", "push.allowed_clients", "sessions", "transports.webpush.privacy", "transports.apns.apps", "transports.fcm.apps", "transports.webpush.vapid_key", "transports.webpush.subject"},
 			func(key string) bool { return strings.HasPrefix(v.Key, key) })
 		taken = taken || s.tls.files != nil && cfg.Public.TLS.CertificateFile != "" && strings.HasPrefix(v.Key, "public.tls.")
 		if was, ok := before[v.Key]; !taken && ok && !reflect.DeepEqual(was, v.Value) {
