@@ -15,6 +15,7 @@ func (a *API) operations() []operation {
 		a.mailHostOperations(),
 		a.hostOperations(),
 		a.propertyOperations(),
+		a.providerOperations(),
 		a.pushOperations(),
 		a.keyOperations(),
 		a.serverOperations(),
