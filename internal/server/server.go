@@ -221,6 +221,9 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry, hosts *hos
 		SessionLifetime: time.Duration(cfg.Sessions.Lifetime), MaxSessions: cfg.Sessions.MaxPerUser,
 		AttemptsPerLogin: cfg.SignIn.AttemptsPerLogin, AttemptsPerAddress: cfg.SignIn.AttemptsPerAddress,
 		Window: time.Duration(cfg.SignIn.Window),
+		Gate: func(ctx context.Context, req account.GateRequest) error {
+			return tenants.Admit(ctx, req.User.ID, req.Client, req.Host)
+		},
 	})
 	if err := accounts.CheckKey(ctx); err != nil {
 		return err
