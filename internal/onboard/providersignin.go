@@ -28,7 +28,7 @@ func (e *providerExam) signIns(ctx context.Context, accounts []TestAccount) {
 	}
 	if len(accounts) < 2 {
 		e.check(ctx, "test_accounts", func(context.Context) Check {
-			return warning("give two with --account, so that one user's mail is seen not to reach the other", "%d of 2 test accounts are given", len(accounts))
+			return warning("give two with --accounts, so that one user's mail is seen not to reach the other", "%d of 2 test accounts are given", len(accounts))
 		})
 	}
 }
@@ -40,7 +40,7 @@ func (e *providerExam) account(ctx context.Context, a TestAccount) Check {
 		name = e.p.MailHosts[0]
 	}
 	if name == "" {
-		return failed("name it, as --account LOGIN@@MAILHOST, or give the provider one with --mailhost", "%s: which mail host it lives on is not known", clip(a.Login))
+		return failed("name it behind the password in --accounts, or give the provider one with --mailhost", "%s: which mail host it lives on is not known", clip(a.Login))
 	}
 	if !slices.Contains(e.p.MailHosts, name) {
 		return failed("add it to the provider with --mailhost "+name, "%s: mail host %s is not the provider's", clip(a.Login), name)
