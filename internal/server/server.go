@@ -198,6 +198,7 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry, hosts *hos
 	if err := tenants.SetFiles(s.properties); err != nil {
 		return err
 	}
+	tenants.PublishAs(cfg.Public.URL)
 	if err := s.join(ctx, reg); err != nil {
 		return err
 	}

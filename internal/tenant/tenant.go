@@ -15,6 +15,7 @@ package tenant
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"database/sql"
 	"errors"
@@ -86,6 +87,9 @@ type Store struct {
 	alias [][]byte // keys of the MAC in keyed aliases, the one in use first
 	dflt  NotifyCredential
 	now   func() time.Time
+
+	signing   atomic.Pointer[ed25519.PrivateKey] // of the directory, once it was asked for
+	publicURL string                             // see PublishAs
 
 	cache      cache
 	properties *cascade.Registry
