@@ -227,7 +227,11 @@ func (a *API) addProvider(r *http.Request) (int, any, error) {
 	if err := ownProvider(r, &v); err != nil {
 		return 0, nil, err
 	}
-	p, err := a.Tenants.AddProvider(r.Context(), v.tenant(tenant.Provider{}), isOperator(r))
+	given := v.tenant(tenant.Provider{})
+	if err := a.CheckCredentials(given); err != nil {
+		return 0, nil, err
+	}
+	p, err := a.Tenants.AddProvider(r.Context(), given, isOperator(r))
 	about(r, "providers/"+v.Name, 0)
 	return http.StatusCreated, providerView(p), err
 }
@@ -275,7 +279,7 @@ func (a *API) changeProvider(r *http.Request) (int, any, error) {
 			return problem.InField("name", "cannot be changed: properties and subscriptions name it")
 		}
 		*p = v.tenant(*p)
-		return nil
+		return a.CheckCredentials(*p)
 	})
 	return http.StatusOK, providerView(p), err
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -112,6 +113,48 @@ func (w *world) explain(property, user string) string {
 	var e api.PropertyExplanation
 	must(w.tb, w.admin.Do(w.tb.Context(), "GET", "/admin/v1/properties/explain/"+property, url.Values{"user": {user}}, nil, &e))
 	return strings.TrimSpace(e.Value + " by " + e.Winner.Scope + " " + e.Winner.Subject)
+}
+
+// TestProviderCredentials: what cannot be opened is refused, and says what to do.
+func TestProviderCredentials(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, sqliteURL(t), "login")
+	w.start()
+	d := testpeer.StartDovecot(t, testpeer.DovecotConfig{Users: map[string]string{alice: secret}})
+	w.provision(d, api.MailHost{}, alice)
+	add := func(change func(*api.Provider)) error {
+		p := w.newHouse("blue", "#1c6ea4").provider
+		change(&p)
+		return w.admin.Do(t.Context(), "POST", "/admin/v1/providers", nil, p, nil)
+	}
+	certificate := func(ends time.Time, password string) func(*api.Provider) {
+		return func(p *api.Provider) {
+			file, _ := p12(t, "com.example.blue", "geheim", ends)
+			p.APNs = []api.ProviderAPNs{{Topic: "com.example.blue", Certificate: base64.StdEncoding.EncodeToString(file), CertificatePassword: password}}
+		}
+	}
+	for name, c := range map[string]struct {
+		change func(*api.Provider)
+		says   []string
+	}{
+		"an expired certificate": {certificate(time.Now().Add(-time.Hour), "geheim"), []string{"apns[0].certificate", "expired on", "renew it"}},
+		"a wrong password":       {certificate(time.Now().Add(time.Hour), "falsch"), []string{"apns[0].certificate", "password"}},
+		"a key that is none": {func(p *api.Provider) {
+			p.APNs[0].Key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"
+		}, []string{"apns[0].key"}},
+		"a VAPID key that is none": {func(p *api.Provider) { p.VAPIDKey = "x" }, []string{"vapid_key"}},
+		"no service account":       {func(p *api.Provider) { p.FCM = []api.ProviderFCM{{ServiceAccount: "{}"}} }, []string{"fcm[0].service_account"}},
+	} {
+		err := add(c.change)
+		for _, says := range c.says {
+			if err == nil || !strings.Contains(err.Error(), says) {
+				t.Errorf("%s: %v, want %q in it", name, err, says)
+			}
+		}
+	}
+	if err := add(func(*api.Provider) {}); err != nil {
+		t.Errorf("a good one: %v", err)
+	}
 }
 
 // TestAdministratorsStory is what an administrator of the system before is told to do, on a running server with a real
