@@ -71,7 +71,7 @@ var policy = map[string]string{
 	"internal/demo":  "server fake config",
 	"internal/bench": "server fake config db seal push apns webpush outcome", // decision 0008
 
-	"internal/original": "config tenant/cascade tenant/hostrule", // decision 0027
+	"internal/original": "config apns tenant/cascade tenant/hostrule", // decision 0027
 
 	// tests only
 	"internal/testpeer": "fake",

@@ -19,7 +19,8 @@ func (c *cli) reloadCommand() *cobra.Command {
 interrupting anything: what is being sent ends with the credential it began with. When anything is wrong with
 one of them, all stay as they are, the errors are shown, and the exit code is 1.
 
-Taken over are transports.apns.apps, transports.fcm.apps, key and subject of transports.webpush, and hosts_file.
+Taken over are transports.apns.apps, transports.fcm.apps, key and subject of transports.webpush, hosts_file, properties and
+context_sets_dir.
 Other keys that differ are named, and need a restart.`,
 		Example: "  posthorn config check && posthorn reload",
 		Args:    operands(),

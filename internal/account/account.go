@@ -39,7 +39,11 @@ var (
 )
 
 // TooManyError says that a login or an address has to wait.
-type TooManyError struct{ RetryAfter time.Duration }
+type TooManyError struct {
+	RetryAfter time.Duration
+	// Again: the same was said to this network within the last minute.
+	Again bool
+}
 
 func (e *TooManyError) Error() string { return "too many sign-in attempts" }
 
@@ -70,7 +74,7 @@ type Config struct {
 	SessionLifetime time.Duration
 	// MaxSessions bounds a user's sessions; the oldest give way.
 	MaxSessions int
-	// AttemptsPerLogin and AttemptsPerAddress bound failed sign-ins within Window.
+	// AttemptsPerLogin and AttemptsPerAddress bound failed sign-ins within Window; see limits.
 	AttemptsPerLogin, AttemptsPerAddress int
 	Window                               time.Duration
 	// Gate is asked after a user has proved who he is, and before he has a session. It refuses with a *RefusedError.
@@ -80,22 +84,16 @@ type Config struct {
 // Service signs users in and opens their mailboxes.
 type Service struct {
 	Config
-	byLogin, byAddress *limiter
-	keysByAddress      *limiter // failed keys of the admin API
-	passing            passing  // what StoreNone keeps for a while
-	upstreams          upstreams
-	grants             grants
+	limits        limits
+	keysByAddress *limiter // failed keys of the admin API
+	passing       passing  // what StoreNone keeps for a while
+	upstreams     upstreams
+	grants        grants
 }
 
 // New returns a Service.
 func New(c Config) *Service {
-	return &Service{
-		Config:    c,
-		byLogin:   newLimiter(c.AttemptsPerLogin, c.Window, c.Now),
-		byAddress: newLimiter(c.AttemptsPerAddress, c.Window, c.Now),
-
-		keysByAddress: newLimiter(c.AttemptsPerAddress, c.Window, c.Now),
-	}
+	return &Service{Config: c, limits: newLimits(c), keysByAddress: newLimiter(c.AttemptsPerAddress, c.Window, c.Now)}
 }
 
 // failureFloor is how early a refused sign-in may be answered. It hides whether the mail server was

@@ -160,7 +160,7 @@ func (s *Service) AuthenticateAdmin(ctx context.Context, key string, from netip.
 	}
 	if errors.Is(err, sql.ErrNoRows) {
 		if wait, ok := s.keysByAddress.take(addressKey(from)); !ok {
-			return AdminKey{}, &TooManyError{wait}
+			return AdminKey{}, &TooManyError{RetryAfter: wait}
 		}
 		return AdminKey{}, ErrNoKey
 	} else if err != nil {

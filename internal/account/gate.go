@@ -15,11 +15,4 @@ type GateRequest struct {
 }
 
 // RefusedError is the answer of a gate that is closed: login and password are right, and yet there is no session.
-type RefusedError struct {
-	// Reason is a stable word for programs: "mobile_mail_app_disabled", "host_not_allowed".
-	Reason string
-	// Detail is for people, and Contact whom they may ask; it may be "".
-	Detail, Contact string
-}
-
-func (e *RefusedError) Error() string { return e.Detail }
+type RefusedError = tenant.RefusedError

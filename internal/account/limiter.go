@@ -60,6 +60,17 @@ func (l *limiter) giveBack(key string) {
 	l.buckets[key] = b
 }
 
+// until says how long it takes until fewer than some attempts of key are used.
+func (l *limiter) until(key string, attempts int) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	over := l.current(key).used - float64(attempts)
+	if over < 0 {
+		return 0
+	}
+	return time.Duration(over*float64(l.refill)) + 1
+}
+
 func (l *limiter) current(key string) bucket {
 	now := l.now()
 	b, ok := l.buckets[key]

@@ -30,7 +30,9 @@ type StolenError struct {
 	Last bool
 }
 
-func (e *StolenError) Error() string { return "the token was replaced by another one: the session is ended" }
+func (e *StolenError) Error() string {
+	return "the token was replaced by another one: the session is ended"
+}
 
 // Unwrap makes it an ErrNoSession.
 func (e *StolenError) Unwrap() error { return ErrNoSession }

@@ -27,10 +27,10 @@ type Session struct {
 	Device string
 	// DeviceName is what its owner calls the device; it may be "".
 	DeviceName string
-	Address  string
-	Created  time.Time
-	LastUsed time.Time
-	Expires  time.Time
+	Address    string
+	Created    time.Time
+	LastUsed   time.Time
+	Expires    time.Time
 }
 
 // SignIn is a request for a session.
@@ -75,13 +75,9 @@ func (s *Service) SignIn(ctx context.Context, req SignIn) (Session, string, erro
 		return Session{}, "", err
 	}
 	started := s.Now()
-	login, address := strings.ToLower(req.Login), addressKey(req.Address)
-	if wait, ok := s.byAddress.take(address); !ok {
-		return Session{}, "", &TooManyError{wait}
-	}
-	if wait, ok := s.byLogin.take(login); !ok {
-		s.byAddress.giveBack(address) // the login's limit is no fault of a second user behind this address
-		return Session{}, "", &TooManyError{wait}
+	tried, err := s.admit(ctx, strings.ToLower(req.Login), addressKey(req.Address), req.Device)
+	if err != nil {
+		return Session{}, "", err
 	}
 	u, err := s.verify(ctx, req)
 	if errors.Is(err, ErrBadLogin) {
@@ -90,8 +86,7 @@ func (s *Service) SignIn(ctx context.Context, req SignIn) (Session, string, erro
 	if _, ok := errors.AsType[*tenant.InvalidError](err); ok {
 		return Session{}, "", err // it tells that the login exists, so it costs as much as a guess
 	}
-	s.byLogin.giveBack(login)
-	s.byAddress.giveBack(address)
+	tried.giveBack()
 	if err != nil {
 		return Session{}, "", err
 	}
@@ -208,6 +203,9 @@ func (s *Service) open(ctx context.Context, u tenant.User, req SignIn) (Session,
 	sealed := s.Keys.Seal(passwords.owner(u.ID), []byte(req.Password))
 	err = s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
 		if _, err := tx.Exec(ctx, sqlPurgeSessions, db.Millis(now)); err != nil {
+			return err
+		}
+		if err := s.remember(ctx, tx, strings.ToLower(u.Login), addressKey(req.Address), req.Device); err != nil {
 			return err
 		}
 		if err := tx.Lock(ctx, passwords.owner(u.ID)); err != nil {

@@ -193,10 +193,10 @@ func TestAttempts(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		each := s.Window / time.Duration(s.AttemptsPerLogin)
+		each := s.Window / time.Duration(2*s.AttemptsPerLogin)
 		// All at once: what is under way counts.
 		var wg sync.WaitGroup
-		for i := range s.AttemptsPerLogin {
+		for i := range 2 * s.AttemptsPerLogin {
 			wg.Go(func() { refused(from([]string{"nobody", "NoBody"}[i%2], fmt.Sprintf("192.0.2.%d", i+1))) })
 		}
 		synctest.Wait()
@@ -222,7 +222,7 @@ func TestAttempts(t *testing.T) {
 		}
 		wg.Wait()
 		for range 3 * s.AttemptsPerAddress {
-			tooMany(from("again", "198.51.100.1"), 0, each)
+			tooMany(from("again", "198.51.100.1"), 0, 2*each)
 		}
 		refused(from("first", "198.51.100.1"))
 	})

@@ -103,8 +103,10 @@ func (a *API) auditSignIn(r *http.Request, sess account.Session, req signInReque
 	case err == nil:
 		e.Actor, e.Outcome = "user "+sess.User.String(), audit.OK
 		e.Subject, e.Context = sess.User.String(), sess.User.Context
-	case errors.As(err, &invalid), errors.As(err, &tooMany):
-		return // nothing was tried
+	case errors.As(err, &invalid), errors.As(err, &tooMany) && tooMany.Again:
+		return // nothing was tried, or it would be the same line again
+	case tooMany != nil:
+		e.Outcome, why = audit.Refused, "too many attempts"
 	case errors.As(err, &refused):
 		e.Outcome, why = audit.Refused, refused.Reason
 	case errors.Is(err, account.ErrBadLogin):

@@ -38,6 +38,24 @@ var (
 // LoadCertificate reads a .p12 file and refuses one that could not push to topic in environment now. One that
 // is refused with ErrExpired is returned all the same.
 func LoadCertificate(p12 []byte, password, environment, topic string, now time.Time) (*tls.Certificate, CertificateInfo, error) {
+	cert, info, err := openCertificate(p12, password)
+	if err != nil {
+		return nil, CertificateInfo{}, err
+	}
+	err = info.check(cert.Leaf, environment, topic, now)
+	if err != nil && !errors.Is(err, ErrExpired) {
+		return nil, CertificateInfo{}, err
+	}
+	return cert, info, err
+}
+
+// ReadCertificate reads what the certificate in a .p12 file says of itself, without a judgement on it.
+func ReadCertificate(p12 []byte, password string) (CertificateInfo, error) {
+	_, info, err := openCertificate(p12, password)
+	return info, err
+}
+
+func openCertificate(p12 []byte, password string) (*tls.Certificate, CertificateInfo, error) {
 	var none CertificateInfo
 	if strings.TrimSpace(password) == "" {
 		// A key that anyone can read who gets the file; Keychain exports so when asked to.
@@ -67,12 +85,7 @@ func LoadCertificate(p12 []byte, password, environment, topic string, now time.T
 			cert.Certificate = append(cert.Certificate, c.Raw)
 		}
 	}
-	info := readCertificate(leaf)
-	err = info.check(leaf, environment, topic, now)
-	if err != nil && !errors.Is(err, ErrExpired) {
-		return nil, none, err
-	}
-	return cert, info, err
+	return cert, readCertificate(leaf), nil
 }
 
 func sameKey(c *x509.Certificate, signer crypto.Signer) bool {

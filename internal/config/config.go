@@ -58,6 +58,19 @@ type Config struct {
 	// Example: /etc/posthorn/mailapp-config.yml
 	HostsFile string `yaml:"hosts_file" is:"path"`
 
+	// Values of properties that hold for the whole server, unless a context set, a reseller, a context or a user has
+	// another one: see properties.md, and "Who may do what" in operating.md. "posthorn reload" takes over what changes.
+	//
+	// Example: {capability.mobile_mail_app: true, push.privacy: sender}
+	Properties Properties `yaml:"properties"`
+
+	// The directory of the context sets: files *.yml, each with sets of values for the contexts that have some tags.
+	// "posthorn reload" takes over what changes in them.
+	//
+	// Default: contextsets beside the configuration file, when it is there.
+	// Example: /etc/posthorn/contextsets
+	ContextSetsDir string `yaml:"context_sets_dir" is:"path"`
+
 	// What Posthorn writes about itself, to standard error.
 	Log Log `yaml:"log"`
 
@@ -106,6 +119,15 @@ type Config struct {
 	origins map[string]origin
 	// file is the path given to Load, for messages; "" when there was none.
 	file string
+}
+
+// Properties is values of properties by their names, in the order of the file. Which there are, and what they may be,
+// is not for this package to say.
+type Properties []Property
+
+// Property is a value as it is written; that of a list has commas between its entries.
+type Property struct {
+	Name, Value string
 }
 
 // Log is the section log.
@@ -437,15 +459,18 @@ type OldPassphrase struct {
 
 // SignIn is the section sign_in.
 type SignIn struct {
-	// How many attempts to sign in with one login are let through to the mail server in a window.
+	// How many attempts to sign in with one login are let through to the mail server in a window, from one place: a
+	// device that has signed in with it before, or a network. All networks from which nobody has signed in with it
+	// before have twice as many together.
 	//
-	// Danger: whoever knows a login can use this up and lock its owner out of signing in for a window. Devices already signed in are not touched.
+	// Danger: whoever knows a login and has as many networks can hold up its owner, but only on a new device in a new network. On a device or in a network from which he has signed in before, nobody can.
 	AttemptsPerLogin int `yaml:"attempts_per_login" default:"10" min:"1" max:"1000000"`
 
-	// How many attempts to sign in from one network address are let through in a window.
+	// How many attempts to sign in from one network are let through in a window, whatever the login: an IPv4 address,
+	// or the /64 of an IPv6 address. Devices that have signed in with the login before are not counted.
 	AttemptsPerAddress int `yaml:"attempts_per_address" default:"100" min:"1" max:"1000000"`
 
-	// The time in which both are counted.
+	// The time in which both are counted, by each node for itself.
 	Window Duration `yaml:"window" default:"15m" min:"1s" max:"1d"`
 }
 

@@ -69,6 +69,24 @@ func (c *Config) HostsPath() (path string, named bool) {
 	return filepath.Join(filepath.Dir(c.file), hostsFile), false
 }
 
+// contextSets is the name of the directory of context sets.
+const contextSets = "contextsets"
+
+// ContextSetsPath is context_sets_dir with its default applied; "" without a configuration file. A directory that the
+// operator named must be there, that of the default need not.
+func (c *Config) ContextSetsPath() (path string, named bool) {
+	switch {
+	case c.ContextSetsDir != "":
+		return c.ContextSetsDir, true
+	case c.file == "":
+		return "", false
+	}
+	return filepath.Join(filepath.Dir(c.file), contextSets), false
+}
+
+// File is the path of the configuration file; "" when there is none.
+func (c *Config) File() string { return c.file }
+
 // VAPIDSubject is transports.webpush.subject with its default applied; "" when there is none.
 func (c *Config) VAPIDSubject() string {
 	if s := c.Transports.WebPush.Subject; s != "" {

@@ -250,6 +250,7 @@ func kindLine(f field, d doc, key string) string {
 	names := map[kind]string{
 		kindEntries: "A list of entries with the keys below.", kindText: "A text.", kindFlag: "`true` or `false`.", kindNumber: "A whole number.",
 		kindDuration: "A duration.", kindTexts: "A list of texts.", kindNetworks: "A list of networks.",
+		kindProperties: "[Properties](properties.md) with their values.",
 	}
 	line := names[f.kind]
 	switch {

@@ -20,6 +20,7 @@ const (
 	kindSecret
 	kindTexts    // a slice of strings
 	kindNetworks // a slice of netip.Prefix
+	kindProperties
 )
 
 // want completes "expected …" in messages.
@@ -33,6 +34,8 @@ var want = map[kind]string{
 	kindSecret:   "a text",
 	kindTexts:    "a list such as [a, b]",
 	kindNetworks: "a list of networks such as [10.0.0.0/8]",
+
+	kindProperties: "names of properties with their values",
 }
 
 // field is what the tags of one struct field say.
@@ -79,6 +82,8 @@ func kindOf(t reflect.Type) kind {
 		return kindTexts
 	case reflect.TypeFor[[]netip.Prefix]():
 		return kindNetworks
+	case reflect.TypeFor[Properties]():
+		return kindProperties
 	}
 	switch t.Kind() {
 	case reflect.Bool:

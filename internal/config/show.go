@@ -13,7 +13,8 @@ import (
 // Setting is one key with its effective value.
 type Setting struct {
 	Key string `json:"key"`
-	// Value is a string, an int, a bool, a []string; "[redacted]" for a secret; nil for what is not set.
+	// Value is a string, an int, a bool, a []string, a map[string]string; "[redacted]" for a secret; nil for what is not
+	// set.
 	Value any `json:"value"`
 	// Origin is as [Config.Origin] returns it.
 	Origin string `json:"origin"`
@@ -52,6 +53,12 @@ func plainValue(v reflect.Value) any {
 		return list
 	case int, bool, string:
 		return value
+	case Properties:
+		all := map[string]string{}
+		for _, p := range value {
+			all[p.Name] = p.Value
+		}
+		return all
 	default: // an empty list of entries
 		return []string{}
 	}
@@ -81,13 +88,25 @@ func (c *Config) section(at string, v reflect.Value) *yaml.Node {
 			for i := range fv.Len() {
 				value.Content = append(value.Content, c.section(item(key, i), fv.Index(i)))
 			}
+		case f.kind == kindProperties && fv.Len() > 0:
+			value = &yaml.Node{Kind: yaml.MappingNode}
+			for _, p := range c.Properties {
+				text := textNode(p.Value)
+				text.LineComment = c.comment(join(key, printable(p.Name)))
+				value.Content = append(value.Content, textNode(p.Name), text)
+			}
 		default:
 			value = yamlNode(plainValue(fv))
-			value.LineComment = "# " + strings.ReplaceAll(c.Origin(key), "\n", " ")
+			value.LineComment = c.comment(key)
 		}
 		m.Content = append(m.Content, textNode(f.name), value)
 	}
 	return m
+}
+
+// comment tells where the value of a key came from.
+func (c *Config) comment(key string) string {
+	return "# " + strings.ReplaceAll(c.Origin(key), "\n", " ")
 }
 
 func yamlNode(value any) *yaml.Node {
@@ -104,6 +123,8 @@ func yamlNode(value any) *yaml.Node {
 			list.Content = append(list.Content, textNode(s))
 		}
 		return list
+	case map[string]string: // an empty one
+		return &yaml.Node{Kind: yaml.MappingNode, Style: yaml.FlowStyle}
 	default:
 		return textNode(fmt.Sprint(value))
 	}

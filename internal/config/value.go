@@ -27,6 +27,8 @@ func (l *loader) value(key string, line int, f field, v reflect.Value, node *yam
 			return
 		}
 		l.list(key, line, f, v, node)
+	case kindProperties:
+		l.properties(key, line, v, node)
 	case kindFlag:
 		on := strings.EqualFold(s, "true")
 		if node.Kind != yaml.ScalarNode || !on && !strings.EqualFold(s, "false") {
@@ -110,6 +112,55 @@ func (l *loader) list(key string, line int, f field, v reflect.Value, node *yaml
 		}
 		v.Set(reflect.Append(v, reflect.ValueOf(p)))
 	}
+}
+
+// properties fills a list of properties.
+func (l *loader) properties(key string, line int, v reflect.Value, node *yaml.Node) {
+	if node.ShortTag() == "!!null" {
+		return
+	}
+	if node.Kind != yaml.MappingNode {
+		l.add(line, key, "expected %s, found %s", want[kindProperties], found(node))
+		return
+	}
+	var all Properties
+	lines := map[string]int{}
+	for i := 0; i+1 < len(node.Content); i += 2 {
+		name, text := node.Content[i], ""
+		at := join(key, printable(name.Value))
+		if name.Kind != yaml.ScalarNode || name.ShortTag() == "!!merge" {
+			l.add(name.Line, key, "expected the name of a property, found %s", found(name))
+			continue
+		}
+		if first, twice := lines[name.Value]; twice {
+			l.add(name.Line, at, "given twice, first in line %d: remove one", first)
+			continue
+		}
+		switch value := resolve(node.Content[i+1]); {
+		case value.Kind == yaml.ScalarNode && value.ShortTag() != "!!null":
+			text = value.Value
+		case value.Kind == yaml.SequenceNode:
+			parts := make([]string, len(value.Content))
+			for j, part := range value.Content {
+				s, ok := scalar(part)
+				if !ok || strings.Contains(s, ",") {
+					l.add(part.Line, at, "expected texts without commas, found %s", found(part))
+				}
+				parts[j] = s
+			}
+			text = strings.Join(parts, ", ")
+		case value.Kind == yaml.MappingNode:
+			l.add(name.Line, at, "expected a value, found a section: write names in one piece, as push.privacy")
+			continue
+		default:
+			l.add(name.Line, at, "expected a value, found %s; for an empty one write ''", found(value))
+			continue
+		}
+		lines[name.Value] = name.Line
+		l.c.origins[at] = origin{line: name.Line, from: fmt.Sprintf("%s:%d", l.c.file, name.Line)}
+		all = append(all, Property{name.Value, text})
+	}
+	v.Set(reflect.ValueOf(all))
 }
 
 // network reads a CIDR, or a single address.

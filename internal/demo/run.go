@@ -50,7 +50,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		d.close()
 		return err
 	}
-	srv, err := server.New(ctx, conf, server.Options{Log: cfg.Log})
+	srv, err := server.New(ctx, conf, server.Options{Log: cfg.Log, BuiltIn: "built in: demo"})
 	if err != nil {
 		d.close()
 		return fmt.Errorf("start Posthorn: %w", err)

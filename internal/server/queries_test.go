@@ -188,6 +188,10 @@ func cascades(t *testing.T, w *world) {
 	must(t, err)
 	_, err = s.Resellers(ctx)
 	must(t, err)
+	var refused *tenant.RefusedError
+	if err := s.Admit(ctx, tenant.UserID{Context: c.ID, ID: 1}, "posthorn-app", "mail.example.org"); !errors.As(err, &refused) || refused.Contact != "help@north.example" {
+		t.Errorf("admitted: %v", err)
+	}
 	must(t, s.UnsetProperty(ctx, subjects[0], "push.max_subscriptions"))
 	must(t, s.UnsetProperty(ctx, subjects[4], "push.max_subscriptions"))
 	must(t, s.RemoveContext(ctx, c.ID))

@@ -55,6 +55,10 @@ func (s *Server) reload(ctx context.Context) (api.Reloaded, error) {
 	if problems = slices.Concat(found.problems, found.expired, problems); len(problems) > 0 {
 		return none, problems
 	}
+	properties, problems := readProperties(cfg, s.builtIn)
+	if len(problems) > 0 {
+		return none, problems
+	}
 	changed, problems := s.transports.reload(cfg, vapid, time.Now)
 	if len(problems) > 0 {
 		return none, problems
@@ -65,6 +69,13 @@ func (s *Server) reload(ctx context.Context) (api.Reloaded, error) {
 		if hosts == nil {
 			s.log.WarnContext(ctx, "there are no host rules any more: every host may use the app")
 		}
+	}
+	if !reflect.DeepEqual(properties, s.properties) {
+		if err := s.tenants.SetFiles(properties); err != nil {
+			return none, err // cannot be: readProperties has found no problem
+		}
+		s.properties = properties
+		changed = append(changed, "properties")
 	}
 	s.push.Renewed(ctx)
 	changed = append(changed, s.replaceCertificate(ctx, pair)...)
@@ -93,7 +104,7 @@ func (s *Server) needsRestart(cfg *config.Config) []string {
 	}
 	keys := []string{}
 	for _, v := range cfg.Settings() {
-		taken := slices.ContainsFunc([]string{"hosts_file", "transports.apns.apps", "transports.fcm.apps", "transports.webpush.vapid_key", "transports.webpush.subject"},
+		taken := slices.ContainsFunc([]string{"hosts_file", "properties", "context_sets_dir", "transports.apns.apps", "transports.fcm.apps", "transports.webpush.vapid_key", "transports.webpush.subject"},
 			func(key string) bool { return strings.HasPrefix(v.Key, key) })
 		taken = taken || s.tls.files != nil && cfg.Public.TLS.CertificateFile != "" && strings.HasPrefix(v.Key, "public.tls.")
 		if was, ok := before[v.Key]; !taken && ok && !reflect.DeepEqual(was, v.Value) {

@@ -43,6 +43,7 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/push"
 	"github.com/posthorn-mail/posthorn/internal/subscription"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
+	"github.com/posthorn-mail/posthorn/internal/tenant/cascade"
 	"github.com/posthorn-mail/posthorn/internal/tenant/hostrule"
 )
 
@@ -52,6 +53,8 @@ type Options struct {
 	Log *slog.Logger
 	// LoadConfig reads the configuration again, for Reload; nil: it cannot be.
 	LoadConfig func() (*config.Config, error)
+	// BuiltIn says why the app is on when there is no configuration file; "" says just that.
+	BuiltIn string
 	// Version is shown to the other nodes of a cluster.
 	Version string
 	// TraceQuery sees every database query, for tests of the queries themselves.
@@ -80,7 +83,9 @@ type Server struct {
 	listen     *listen.Service
 	mailNotify *mailnotify.Source // nil when it is not enabled
 	loadConfig func() (*config.Config, error)
-	reloading  sync.Mutex // held by a reload
+	builtIn    string
+	reloading  sync.Mutex    // held by a reload
+	properties cascade.Files // what files say, in force; guarded by reloading after New
 
 	tls          publicTLS
 	certificates *certificate.Storage
@@ -99,7 +104,7 @@ const stopTimeout = 5 * time.Second
 
 // New opens the state directory, the database and the listeners. Run or Close must follow.
 func New(ctx context.Context, cfg *config.Config, opts Options) (s *Server, err error) {
-	s = &Server{cfg: cfg, log: opts.Log, lease: cmp.Or(opts.Lease, 10*time.Second), loadConfig: opts.LoadConfig, version: opts.Version}
+	s = &Server{cfg: cfg, log: opts.Log, lease: cmp.Or(opts.Lease, 10*time.Second), loadConfig: opts.LoadConfig, version: opts.Version, builtIn: opts.BuiltIn}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -117,6 +122,9 @@ func New(ctx context.Context, cfg *config.Config, opts Options) (s *Server, err 
 	}
 	hosts, problems := readHosts(cfg)
 	if len(problems) > 0 {
+		return s, problems
+	}
+	if s.properties, problems = readProperties(cfg, opts.BuiltIn); len(problems) > 0 {
 		return s, problems
 	}
 	var found findings
@@ -187,10 +195,16 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry, hosts *hos
 	}
 	s.tenants = tenants
 	tenants.SetHosts(hosts)
+	if err := tenants.SetFiles(s.properties); err != nil {
+		return err
+	}
 	if err := s.join(ctx, reg); err != nil {
 		return err
 	}
 	if err := tenants.Join(ctx, s.bus, s.log); err != nil { // ends with the bus
+		return err
+	}
+	if err := s.reportUpgrade(ctx, tenants); err != nil {
 		return err
 	}
 	if cfg.Credentials.Store == account.StoreMemory {

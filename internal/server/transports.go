@@ -85,6 +85,8 @@ func Check(cfg *config.Config) (config.Problems, config.Warnings) {
 	readPublic(cfg, time.Now, &found)
 	_, wrong := readHosts(cfg)
 	found.problems = append(found.problems, wrong...)
+	_, wrong = readProperties(cfg, "")
+	found.problems = append(found.problems, wrong...)
 	return append(found.problems, found.expired...), append(cfg.Warnings(), found.soon...)
 }
 

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/db"
+	"github.com/posthorn-mail/posthorn/internal/tenant/cascade"
+	"github.com/posthorn-mail/posthorn/internal/tenant/hostrule"
 )
 
 // How the users of a provider sign in.
@@ -108,12 +110,11 @@ const (
 	providerColumns = `name, reseller, document, secrets, created_ms, updated_ms`
 	sqlAddProvider  = `INSERT INTO providers (reseller, document, logo, secrets, updated_ms, name, created_ms)
 		VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`
-	sqlChangeProvider   = `UPDATE providers SET reseller = ?, document = ?, logo = ?, secrets = ?, updated_ms = ? WHERE name = ?`
-	sqlProviders        = `SELECT ` + providerColumns + ` FROM providers ORDER BY name`
-	sqlProviderLogo     = `SELECT logo FROM providers WHERE name = ?`
-	sqlRemoveProvider   = `DELETE FROM providers WHERE name = ?`
-	sqlProviderUses     = `SELECT COUNT(*) FROM properties WHERE name = 'provider' AND value = ?`
-	sqlProviderReseller = `SELECT COUNT(*) FROM resellers WHERE name = ?`
+	sqlChangeProvider = `UPDATE providers SET reseller = ?, document = ?, logo = ?, secrets = ?, updated_ms = ? WHERE name = ?`
+	sqlProviders      = `SELECT ` + providerColumns + ` FROM providers ORDER BY name`
+	sqlProviderLogo   = `SELECT logo FROM providers WHERE name = ?`
+	sqlRemoveProvider = `DELETE FROM providers WHERE name = ?`
+	sqlProviderUses   = `SELECT COUNT(*) FROM properties WHERE name = 'provider' AND value = ?`
 )
 
 // maxProviders bounds what every node holds in memory of them: about 10 KB each, with two credentials.
@@ -231,7 +232,7 @@ func (s *Store) ProviderByHost(ctx context.Context, host string) (Provider, bool
 	if err != nil {
 		return Provider{}, false, err
 	}
-	name, err := normaliseHost(host)
+	name, err := hostrule.Normalise(host)
 	if err != nil {
 		return Provider{}, false, nil //nolint:nilerr // not an error of ours: no provider has such a host
 	}
@@ -240,6 +241,24 @@ func (s *Store) ProviderByHost(ctx context.Context, host string) (Provider, bool
 		return Provider{}, false, nil
 	}
 	return *p, true, nil
+}
+
+// ProviderOf finds the provider that a user has by the property "provider", from memory. One that is named and not
+// there is none.
+func (s *Store) ProviderOf(ctx context.Context, u UserID) (Provider, bool, error) {
+	v, err := s.ContextView(ctx, u.Context) // a user has none of his own
+	if err != nil {
+		return Provider{}, false, err
+	}
+	name := cascade.Provider.Of(v)
+	if name == "" {
+		return Provider{}, false, nil
+	}
+	p, err := s.Provider(ctx, name)
+	if errors.Is(err, ErrNotFound) {
+		return Provider{}, false, nil
+	}
+	return p, err == nil, err
 }
 
 // ProviderLogo reads a provider's logo with its Body; one that has none is ErrNotFound.
@@ -379,7 +398,7 @@ func (s *Store) providerValues(ctx context.Context, tx *db.Tx, before Provider, 
 		}
 	}
 	if p.Reseller != "" {
-		if err := mustHave(ctx, tx, sqlProviderReseller, p.Reseller, "reseller", "there is no reseller %q: add it first"); err != nil {
+		if err := mustHave(ctx, tx, sqlHasReseller, p.Reseller, "reseller", "there is no reseller %q: add it first"); err != nil {
 			return nil, err
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/seal"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
+	"github.com/posthorn-mail/posthorn/internal/tenant/cascade"
 	"github.com/posthorn-mail/posthorn/internal/testpeer"
 )
 
@@ -165,12 +166,19 @@ func TestProviderIsChecked(t *testing.T) {
 		{"name", func(p *tenant.Provider) { p.Name = "Blue" }},
 		{"name", func(p *tenant.Provider) { p.Name = "-x" }},
 		{"name", func(p *tenant.Provider) { p.Name = "" }},
-		{"title", func(p *tenant.Provider) { p.Title = "" }},
+		{"title", func(p *tenant.Provider) { p.Title = "\n" }},
 		{"contact", func(p *tenant.Provider) { p.Contact = "a\nb" }},
 		{"colour", func(p *tenant.Provider) { p.Colour = "" }},
 		{"colour", func(p *tenant.Provider) { p.Colour = "blue" }},
 		{"colour", func(p *tenant.Provider) { p.Colour = "#12345" }},
 		{"on_colour", func(p *tenant.Provider) { p.OnColour = "#xyz" }},
+		{"colour", func(p *tenant.Provider) { p.Colour, p.OnColour = "#fff", "" }},
+		{"on_colour", func(p *tenant.Provider) { p.OnColour = "#1c6e00" }},
+		{"logo", func(p *tenant.Provider) { p.Logo.Body = []byte("<svg/>") }},
+		{"logo", func(p *tenant.Provider) {
+			p.Logo.Body = []byte(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"><script>alert(1)</script></svg>`)
+		}},
+		{"logo", func(p *tenant.Provider) { p.Logo.SHA256 = "00" }},
 		{"base_url", func(p *tenant.Provider) { p.BaseURL = "http://blue.example" }},
 		{"base_url", func(p *tenant.Provider) { p.BaseURL = "https://u:p@blue.example" }},
 		{"base_url", func(p *tenant.Provider) { p.BaseURL = "https://blue.example/mail" }},
@@ -263,6 +271,87 @@ func TestProviderFieldsOfTheOperator(t *testing.T) {
 	}
 	if err := change(func(p *tenant.Provider) { p.FCM[0].ServiceAccount = googleAccount }); err != nil {
 		t.Error(err)
+	}
+}
+
+// A logo is cleaned once, stays with changes of something else, and goes when it is taken away.
+func TestProviderLogo(t *testing.T) {
+	t.Parallel()
+	s := newStore(t, "sqlite:"+t.TempDir()+"/p.db", installation)
+	ctx := t.Context()
+	p := tenant.Provider{Name: "blue", Colour: "#1c6ea4"}
+	p.Logo.Body = []byte(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1" data-x="y"><!-- c --><rect width="1" height="1"/></svg>`)
+	added, err := s.AddProvider(ctx, p, false)
+	if err != nil || added.Title != "blue" || added.Logo.MediaType != "image/svg+xml" || strings.Contains(string(added.Logo.Body), "data-x") {
+		t.Fatalf("%+v, %v", added, err)
+	}
+	look := func(what string) tenant.Logo {
+		t.Helper()
+		l, err := s.ProviderLogo(ctx, "blue")
+		p, _ := s.Provider(ctx, "blue")
+		if err != nil || !reflect.DeepEqual(l, added.Logo) || p.Logo.SHA256 != l.SHA256 || p.Logo.Body != nil {
+			t.Errorf("%s: %+v, %v", what, l, err)
+		}
+		return l
+	}
+	look("added")
+	change := func(fn func(p *tenant.Provider)) {
+		t.Helper()
+		if _, err := s.ChangeProvider(ctx, "blue", false, func(p *tenant.Provider) error { fn(p); return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change(func(p *tenant.Provider) { p.Title = "Other" })
+	look("the title changed")
+	change(func(p *tenant.Provider) { p.Logo = tenant.Logo{} })
+	if l, err := s.ProviderLogo(ctx, "blue"); !errors.Is(err, tenant.ErrNotFound) {
+		t.Errorf("taken away: %+v, %v", l, err)
+	}
+}
+
+// A user has the provider that the cascade names.
+func TestProviderOf(t *testing.T) {
+	t.Parallel()
+	s := newStore(t, "sqlite:"+t.TempDir()+"/p.db", installation)
+	ctx := t.Context()
+	one, two := addContext(t, s, tenant.Context{}), addContext(t, s, tenant.Context{})
+	of := func(c tenant.Context, want string) {
+		t.Helper()
+		p, ok, err := s.ProviderOf(ctx, tenant.UserID{Context: c.ID, ID: 1})
+		if err != nil || ok != (want != "") || p.Name != want {
+			t.Errorf("context %d: %q, %v, want %q", c.ID, p.Name, err, want)
+		}
+	}
+	set := func(scope tenant.Subject, name string) {
+		t.Helper()
+		if err := s.SetProperty(ctx, scope, "provider", name, "test"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	of(one, "")
+	set(tenant.Subject{Scope: cascade.Context, Name: fmt.Sprint(one.ID)}, "blue")
+	of(one, "") // there is none of that name
+	for _, name := range []string{"blue", "red"} {
+		if _, err := s.AddProvider(ctx, tenant.Provider{Name: name, Colour: "#1c6ea4"}, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	of(one, "blue")
+	of(two, "")
+	set(tenant.Subject{Scope: cascade.Server}, "red")
+	of(one, "blue")
+	of(two, "red")
+	if err := s.RemoveProvider(ctx, "blue"); !errors.Is(err, tenant.ErrInUse) {
+		t.Errorf("removed while it is named: %v", err)
+	}
+	if _, err := s.AddReseller(ctx, tenant.Reseller{Name: "north"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.ChangeProvider(ctx, "red", true, func(p *tenant.Provider) error { p.Reseller = "north"; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.RemoveReseller(ctx, "north"); !errors.Is(err, tenant.ErrInUse) {
+		t.Errorf("removed with its provider: %v", err)
 	}
 }
 

@@ -11,19 +11,18 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
 	"strings"
 
-	"golang.org/x/net/idna"
+	"github.com/posthorn-mail/posthorn/internal/tenant/brand"
+	"github.com/posthorn-mail/posthorn/internal/tenant/hostrule"
 )
 
 var (
-	slug      = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
-	hexColour = regexp.MustCompile(`^#([0-9a-f]{3}|[0-9a-f]{6})$`)
+	slug = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 	// appleID is the form of Apple's key ids and team ids.
 	appleID = regexp.MustCompile(`^[A-Z0-9]{10}$`)
 )
@@ -39,28 +38,25 @@ const (
 
 // normalise brings what can be written in several ways into one form.
 func (p *Provider) normalise(operator bool) error {
-	p.SignIn = cmp.Or(p.SignIn, SignInPassword)
+	p.SignIn, p.Title = cmp.Or(p.SignIn, SignInPassword), cmp.Or(p.Title, p.Name)
 	for field, colour := range map[string]*string{"colour": &p.Colour, "on_colour": &p.OnColour} {
-		*colour = strings.ToLower(*colour)
 		if *colour == "" && field == "on_colour" {
 			continue
 		}
-		if !hexColour.MatchString(*colour) {
-			return &InvalidError{field, "must be # and six hexadecimal digits, as #1c6ea4"}
+		c, err := brand.ParseColour(*colour)
+		if err != nil {
+			return &InvalidError{field, err.Error()}
 		}
-		if c := *colour; len(c) == 4 {
-			*colour = "#" + strings.Repeat(c[1:2], 2) + strings.Repeat(c[2:3], 2) + strings.Repeat(c[3:4], 2)
-		}
+		*colour = c.String()
 	}
 	for field, names := range map[string]*[]string{"hosts": &p.Hosts, "domains": &p.Domains} {
 		if len(*names) > maxNames {
 			return &InvalidError{field, fmt.Sprintf("must be %d names at most", maxNames)}
 		}
 		for i, name := range *names {
-			host, err := normaliseHost(name)
+			host, err := hostrule.Normalise(name)
 			if err == nil && field == "domains" {
-				_, ip := netip.ParseAddr(strings.Trim(host, "[]"))
-				if ip == nil {
+				if _, notIP := netip.ParseAddr(host); notIP == nil {
 					err = errors.New("is an address, not a domain")
 				}
 			}
@@ -101,22 +97,6 @@ func inherited(privacy string) string {
 		return ""
 	}
 	return privacy
-}
-
-// normaliseHost is the one form of a host's name: lower case, without port and final dot, in ASCII (RFC 5891).
-func normaliseHost(host string) (string, error) {
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	host = strings.TrimSuffix(strings.Trim(host, "[]"), ".")
-	if addr, err := netip.ParseAddr(host); err == nil {
-		return addr.Unmap().String(), nil
-	}
-	ascii, err := idna.Lookup.ToASCII(host)
-	if err != nil || ascii == "" || len(ascii) > 253 {
-		return "", errors.New("must be a host name, as mail.example.org")
-	}
-	return ascii, nil
 }
 
 // origin reads scheme, host and perhaps a port (RFC 6454 section 4): https, or for the operator also http on this
@@ -209,16 +189,43 @@ func (p *Provider) check(before Provider) error {
 	return p.checkVAPID()
 }
 
-// checkLook checks colour and logo.
+// checkLook checks the colours, and cleans a logo that is new.
 func (p *Provider) checkLook(before Provider) error {
+	if _, err := p.Palette(); err != nil {
+		var wrong *brand.ColourError
+		if errors.As(err, &wrong) {
+			return &InvalidError{wrong.Field, wrong.Problem}
+		}
+		return err
+	}
 	switch {
-	case p.Logo.Body == nil && p.Logo.SHA256 == "":
+	case len(p.Logo.Body) == 0 && p.Logo.SHA256 == "":
 		p.Logo = Logo{}
 	case p.Logo.SHA256 != "" && p.Logo.SHA256 == before.Logo.SHA256 && bytes.Equal(p.Logo.Body, before.Logo.Body): // as it was
 	default:
-		p.Logo.SHA256 = digest(p.Logo.Body)
+		clean, mediaType, err := brand.CleanLogo(p.Logo.Body)
+		if err != nil {
+			return &InvalidError{"logo", err.Error()}
+		}
+		p.Logo = Logo{MediaType: mediaType, SHA256: digest(clean), Body: clean}
 	}
 	return nil
+}
+
+// Palette is what the app shows of the provider's colour.
+func (p Provider) Palette() (brand.Palette, error) {
+	colour, err := brand.ParseColour(p.Colour)
+	if err != nil || p.OnColour == "" {
+		if err != nil {
+			return brand.Palette{}, &InvalidError{"colour", err.Error()}
+		}
+		return brand.NewPalette(colour, nil)
+	}
+	on, err := brand.ParseColour(p.OnColour)
+	if err != nil {
+		return brand.Palette{}, &InvalidError{"on_colour", err.Error()}
+	}
+	return brand.NewPalette(colour, &on)
 }
 
 func (p *Provider) checkSignIn() error {

@@ -18,13 +18,14 @@ type Reseller struct {
 }
 
 const (
-	sqlAddReseller      = `INSERT INTO resellers (name, title, contact, created_ms) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING`
-	sqlResellers        = `SELECT name, title, contact FROM resellers ORDER BY name`
-	sqlReseller         = `SELECT name, title, contact FROM resellers WHERE name = ?`
-	sqlHasReseller      = `SELECT COUNT(*) FROM resellers WHERE name = ?`
-	sqlChangeReseller   = `UPDATE resellers SET title = ?, contact = ? WHERE name = ?`
-	sqlRemoveReseller   = `DELETE FROM resellers WHERE name = ?`
-	sqlResellerContexts = `SELECT COUNT(*) FROM contexts WHERE reseller = ?`
+	sqlAddReseller       = `INSERT INTO resellers (name, title, contact, created_ms) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING`
+	sqlResellers         = `SELECT name, title, contact FROM resellers ORDER BY name`
+	sqlReseller          = `SELECT name, title, contact FROM resellers WHERE name = ?`
+	sqlHasReseller       = `SELECT COUNT(*) FROM resellers WHERE name = ?`
+	sqlChangeReseller    = `UPDATE resellers SET title = ?, contact = ? WHERE name = ?`
+	sqlRemoveReseller    = `DELETE FROM resellers WHERE name = ?`
+	sqlResellerContexts  = `SELECT COUNT(*) FROM contexts WHERE reseller = ?`
+	sqlResellerProviders = `SELECT COUNT(*) FROM providers WHERE reseller = ?`
 )
 
 // check gives the title its default.
@@ -90,7 +91,7 @@ func (s *Store) ChangeReseller(ctx context.Context, name string, fn func(*Resell
 	return r, err
 }
 
-// RemoveReseller removes a reseller that has no contexts, and its values.
+// RemoveReseller removes a reseller that has no contexts and no providers, and its values.
 func (s *Store) RemoveReseller(ctx context.Context, name string) error {
 	return s.change(ctx, func(ctx context.Context, tx *db.Tx) (User, error) {
 		var contexts int64
@@ -99,6 +100,13 @@ func (s *Store) RemoveReseller(ctx context.Context, name string) error {
 		}
 		if contexts > 0 {
 			return User{}, fmt.Errorf("reseller %q is %w by %d contexts: remove them, or give them to another reseller, first", name, ErrInUse, contexts)
+		}
+		var providers int64
+		if err := tx.QueryRow(ctx, sqlResellerProviders, name).Scan(&providers); err != nil {
+			return User{}, err
+		}
+		if providers > 0 {
+			return User{}, fmt.Errorf("reseller %q is %w by %d providers: remove them, or give them to another reseller, first", name, ErrInUse, providers)
 		}
 		n, err := tx.Exec(ctx, sqlRemoveReseller, name)
 		if err == nil && n == 0 {

@@ -106,6 +106,7 @@ CREATE TABLE known_places (
     last_used_ms BIGINT NOT NULL,
     PRIMARY KEY (login_hash, place_hash)
 );
+CREATE INDEX known_places_used ON known_places (last_used_ms);
 
 -- subscription; the provider whose push credentials the device subscribed with, '' is the installation
 ALTER TABLE subscriptions ADD COLUMN provider TEXT NOT NULL DEFAULT '';

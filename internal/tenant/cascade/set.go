@@ -65,10 +65,9 @@ type Stored struct {
 
 // Base is the scopes that all contexts share: server and context sets.
 type Base struct {
-	registry *Registry
-	server   []Layer // that of files, then that of what is stored
-	view     *View
-	sets     []set // the one that wins last
+	server []Layer // that of files, then that of what is stored
+	view   *View
+	sets   []set // the one that wins last
 }
 
 type set struct {
@@ -80,8 +79,11 @@ type set struct {
 
 // Compile lays files and what is stored together. At one scope, what is stored wins. What has a problem is left out.
 func (r *Registry) Compile(f Files, s Stored) (*Base, Problems) {
-	b := &Base{registry: r}
-	var problems Problems
+	b := &Base{}
+	problems := r.secretsIn(f.Server)
+	for _, s := range f.Sets {
+		problems = append(problems, r.secretsIn(s.Values)...)
+	}
 	layer := func(scope Scope, subject string, settings []Setting) Layer {
 		l, ps := r.Layer(scope, subject, settings)
 		problems = append(problems, ps...)
@@ -120,9 +122,14 @@ func (r *Registry) Compile(f Files, s Stored) (*Base, Problems) {
 	return b, problems
 }
 
-// HasSet reports whether there is a context set with a name.
-func (b *Base) HasSet(name string) bool {
-	return slices.ContainsFunc(b.sets, func(s set) bool { return s.name == name })
+// secretsIn finds secrets in a file, which would be shown with it.
+func (r *Registry) secretsIn(settings []Setting) (problems Problems) {
+	for _, s := range settings {
+		if d, err := r.Find(s.Name); err == nil && d.Secret {
+			problems = append(problems, Problem{s.Origin, s.Name, `is a secret, which files do not keep: set it with "posthorn property set"`})
+		}
+	}
+	return problems
 }
 
 // View is what holds at the server scope.

@@ -1,0 +1,407 @@
+package original
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/posthorn-mail/posthorn/internal/config"
+)
+
+// Options are what the operator says beside what the original's files say.
+type Options struct {
+	// IMAPHost is where mail is for whom nothing else says it: "host", "host:port" or "imaps://host:port".
+	IMAPHost string
+	// IMAPSecurity is tls, starttls or none, for all mail hosts; "" decides by the address.
+	IMAPSecurity string
+	// MasterLogin is the login of a master user at the mail hosts.
+	MasterLogin string
+	// UserForm is what mail servers send as user: login or metadata; "" looks for a file of Dovecot's.
+	UserForm string
+	// ServiceAccount is Firebase's, as JSON; nil for none.
+	ServiceAccount []byte
+	// StateDir and DatabaseURLFile are put into the configuration; "" leaves them out.
+	StateDir, DatabaseURLFile string
+	Now                       time.Time
+}
+
+// MailHost is one upstream mail server.
+type MailHost struct {
+	Name, Host     string
+	Port           int
+	Security       string
+	Source         string
+	MasterLogin    string
+	MasterPassword config.Secret
+	DoveadmURL     string
+	DoveadmKey     config.Secret
+}
+
+// Context is one tenant.
+type Context struct {
+	ID   uint32
+	Name string // "" for the usual one
+	Tags []string
+}
+
+// Plan is what becomes of the original. Its rows are made as they are asked for.
+type Plan struct {
+	Files     []File
+	MailHosts []MailHost
+	Contexts  []Context
+	// Users are sorted by context and id.
+	Users  []User
+	Values []Value
+	Report *Report
+
+	rows *rows
+	have map[UserID]struct{}
+}
+
+// Reader reads the original: the configuration first, then the dumps, then it makes the plan.
+type Reader struct {
+	opts   Options
+	tree   *tree
+	out    *settings
+	report *Report
+	rows   *rows
+
+	host       MailHost // what the configuration says of all of them
+	globalHost string
+	apps       []app
+	fcmClients []string
+	allowed    []string // patterns of push.allowed_clients; nil for all
+}
+
+// Open reads and judges the configuration in dir.
+func Open(dir string, opts Options) (*Reader, error) {
+	t, err := readTree(dir)
+	if err != nil {
+		return nil, err
+	}
+	r := &Reader{
+		opts: opts, tree: t, out: newSettings(), rows: newRows(opts.Now),
+		report: &Report{Directory: dir, Entries: []Entry{}, Tables: []Table{}, Findings: slices.Clone(t.broken), Next: []string{}},
+	}
+	for _, judge := range []func(){
+		r.own, r.push, r.sources, r.credentials, r.mail, r.rest, r.delays, r.apns, r.fcm, r.capability, r.mailNotify, r.hosts, r.contextSets, r.otherFiles, r.remaining,
+	} {
+		judge()
+	}
+	return r, nil
+}
+
+// Dump reads one dump; name is its file's. Several may hold parts of one table.
+func (r *Reader) Dump(name string, in io.Reader) error {
+	if err := readDump(in, name, r.rows.take); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+// Logins reads a file of logins: comma- or tab-separated, its first line naming the columns context, user, login and,
+// if it is not for all the same, mailhost.
+func (r *Reader) Logins(name string, in io.Reader) error {
+	known := func(columns []string) string {
+		rec := record{columns: columns, cells: make([]cell, len(columns))}
+		for _, c := range []string{"context", "user", "login"} {
+			if _, ok := rec.cell(c); !ok {
+				return ""
+			}
+		}
+		return "logins"
+	}
+	data := newPeeker(in)
+	read := readCSV
+	if data.firstLineHas('\t') {
+		read = readTSV
+	}
+	if err := read(data, known, r.rows.readLogins); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+// finding adds something to know.
+func (r *Reader) finding(needsYou bool, subject, format string, args ...any) {
+	r.report.Findings = append(r.report.Findings, Finding{subject, fmt.Sprintf(format, args...), needsYou})
+}
+
+// Plan makes the plan of all that was read. The Reader is not used again.
+func (r *Reader) Plan() (*Plan, error) {
+	p := &Plan{Report: r.report, rows: r.rows, have: map[UserID]struct{}{}}
+	r.users(p)
+	r.subscriptions(p)
+	r.contexts(p)
+	r.values(p)
+	for _, t := range r.rows.stats {
+		if len(t.Reasons) == 0 {
+			t.Reasons = nil
+		}
+		r.report.Tables = append(r.report.Tables, *t)
+	}
+	r.advise(p)
+	head := "# Posthorn's configuration, made of " + r.report.Directory + " by \"posthorn config import\".\n" +
+		"# Each comment says where a value was. What became of every other key is in import-report.txt.\n" +
+		"# All keys that there are: docs/configuration.md.\n\n"
+	text, err := r.out.render(head)
+	if err != nil {
+		return nil, err
+	}
+	p.Files = append([]File{{Name: ConfigFile, Mode: 0o640, Content: text}}, r.out.files...)
+	slices.SortStableFunc(p.Files[1:], func(a, b File) int { return cmp.Compare(a.Name, b.Name) })
+	for _, f := range p.Files {
+		r.report.Made.Files = append(r.report.Made.Files, f.Name)
+	}
+	r.report.Made.Contexts, r.report.Made.Users = len(p.Contexts), len(p.Users)
+	r.report.Made.MailHosts = []string{}
+	for _, h := range p.MailHosts {
+		r.report.Made.MailHosts = append(r.report.Made.MailHosts, fmt.Sprintf("%s (%s:%d, %s)", h.Name, h.Host, h.Port, h.Security))
+	}
+	r.report.sort()
+	return p, nil
+}
+
+// users makes users of the logins, and the mail hosts that they have.
+func (r *Reader) users(p *Plan) {
+	hosts := map[string]*MailHost{}
+	if r.globalHost != "" {
+		r.addHost(hosts, r.globalHost)
+	}
+	maps.Copy(r.rows.logins, r.rows.given)
+	ids := slices.SortedFunc(maps.Keys(r.rows.logins), func(a, b UserID) int {
+		return cmp.Or(cmp.Compare(a.Context, b.Context), cmp.Compare(a.User, b.User))
+	})
+	taken := map[string]UserID{}
+	var nameless, hostless []UserID
+	for _, id := range ids {
+		l := r.rows.logins[id]
+		_, given := r.rows.given[id]
+		server := ""
+		if int(l.server) < len(r.rows.words) {
+			server = r.rows.words[l.server]
+		}
+		if r.globalHost != "" && !given || server == "" {
+			server = cmp.Or(r.globalHost, r.opts.IMAPHost)
+		}
+		name := strings.TrimSpace(l.name)
+		host := r.addHost(hosts, server)
+		key := ""
+		if host != nil {
+			key = strings.ToLower(name) + "\x00" + host.Name
+		}
+		switch first, twice := taken[key]; {
+		case name == "" || !isLogin(name):
+			nameless = append(nameless, id)
+			continue
+		case host == nil:
+			hostless = append(hostless, id)
+			continue
+		case twice:
+			r.finding(true, id.String(), "its login at %s is that of %s already; it is left out. Give one of them another with --logins", host.Name, first)
+			continue
+		}
+		taken[key] = id
+		p.have[id] = struct{}{}
+		p.Users = append(p.Users, User{ID: id, Login: name, MailHost: host.Name})
+	}
+	if len(nameless) > 0 {
+		r.finding(false, "logins", "%s left out for want of a login in the dump (com.openexchange.mail.loginSource is %s): %s. Give theirs with --logins, if they are to use the app",
+			plural(len(nameless), "user is", "users are"), r.rows.loginSource, some(nameless))
+	}
+	if len(hostless) > 0 {
+		r.finding(true, "mail hosts", "%s no mail host: %s. Name one with --imap-host",
+			plural(len(hostless), "user has", "users have"), some(hostless))
+	}
+	for _, name := range sortedKeys(hosts) {
+		p.MailHosts = append(p.MailHosts, *hosts[name])
+	}
+	if len(p.MailHosts) == 0 && r.opts.IMAPHost != "" {
+		if h := r.addHost(hosts, r.opts.IMAPHost); h != nil {
+			p.MailHosts = append(p.MailHosts, *h)
+		}
+	}
+}
+
+// isLogin is the rule that tenant.CheckLogin has.
+func isLogin(s string) bool {
+	return len(s) <= 255 && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f || r == 0xfffd })
+}
+
+func some(ids []UserID) string {
+	const most = 5
+	var b strings.Builder
+	for i, id := range ids {
+		if i == most {
+			fmt.Fprintf(&b, " and %d more", len(ids)-most)
+			break
+		}
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(id.String())
+	}
+	return b.String()
+}
+
+// addHost finds or makes the mail host that an address means; nil for none.
+func (r *Reader) addHost(hosts map[string]*MailHost, address string) *MailHost {
+	h, err := r.parseServer(address)
+	if err != nil {
+		return nil
+	}
+	if have := hosts[h.Name]; have != nil {
+		return have
+	}
+	hosts[h.Name] = &h
+	return &h
+}
+
+// parseServer reads "host", "host:port", "imap://host:port" or "imaps://host".
+func (r *Reader) parseServer(address string) (MailHost, error) {
+	h := r.host
+	address = strings.TrimSpace(address)
+	if !strings.Contains(address, "://") {
+		address = "//" + address
+	}
+	u, err := url.Parse(address)
+	if err != nil || u.Hostname() == "" || strings.ContainsFunc(u.Hostname(), func(c rune) bool { return c <= ' ' }) {
+		return MailHost{}, errors.New("no address of a mail server")
+	}
+	h.Host = strings.ToLower(u.Hostname())
+	h.Port, _ = strconv.Atoi(u.Port())
+	ip := net.ParseIP(h.Host)
+	switch h.Security = r.opts.IMAPSecurity; {
+	case h.Security != "":
+	case u.Scheme == "imaps" || h.Port == 993 || u.Scheme == "" && h.Port == 0:
+		h.Security = "tls"
+	case h.Host == "localhost" || ip != nil && ip.IsLoopback():
+		h.Security = "none"
+	default:
+		h.Security = "starttls"
+	}
+	usual := 143
+	if h.Security == "tls" {
+		usual = 993
+	}
+	if h.Port == 0 {
+		h.Port = usual
+	}
+	if h.Name = h.Host; h.Port != usual {
+		h.Name = net.JoinHostPort(h.Host, strconv.Itoa(h.Port))
+	}
+	return h, nil
+}
+
+// contexts are those that have a user, a tag or a value.
+func (r *Reader) contexts(p *Plan) {
+	all := map[uint32]bool{}
+	for id := range r.rows.contexts {
+		all[id] = true
+	}
+	for id := range r.rows.tags {
+		all[id] = true
+	}
+	for _, u := range p.Users {
+		all[u.ID.Context] = true
+	}
+	names := map[string]bool{}
+	for _, id := range slices.Sorted(maps.Keys(all)) {
+		name := strings.TrimSpace(r.rows.contexts[id])
+		if name == strconv.FormatUint(uint64(id), 10) || !isLogin(name) || names[name] {
+			name = ""
+		}
+		names[name] = true
+		p.Contexts = append(p.Contexts, Context{ID: id, Name: name, Tags: r.rows.tags[id]})
+	}
+}
+
+// values are those whose context or user is there.
+func (r *Reader) values(p *Plan) {
+	contexts := map[string]bool{}
+	for _, c := range p.Contexts {
+		contexts[strconv.FormatUint(uint64(c.ID), 10)] = true
+	}
+	missing := 0
+	for _, v := range r.rows.values {
+		var id UserID
+		_, err := fmt.Sscanf(v.Subject, "%d@%d", &id.User, &id.Context)
+		_, has := p.have[id]
+		if v.Scope == "context" && contexts[v.Subject] || err == nil && has {
+			p.Values = append(p.Values, v)
+			continue
+		}
+		missing++
+	}
+	if missing > 0 {
+		r.finding(false, "attributes", "%s of users or contexts that are not imported", plural(missing, "value is", "values are"))
+	}
+}
+
+// subscriptions drops those that nobody here can have, and counts the rest.
+func (r *Reader) subscriptions(p *Plan) {
+	clients := map[string]int{}
+	var users []UserID
+	unknown := map[UserID]bool{}
+	for i := range r.rows.subs {
+		s := &r.rows.subs[i]
+		t := r.rows.table(r.rows.words[s.table])
+		_, wants := r.rows.topics[s.id]
+		switch _, ok := p.have[s.user]; {
+		case !s.all && !wants:
+			t.drop(noMail)
+			s.token = ""
+		case !ok:
+			t.drop("its user has no login here")
+			s.token = ""
+			if !unknown[s.user] {
+				unknown[s.user] = true
+				users = append(users, s.user)
+			}
+		default:
+			clients[s.transport()+" "+r.rows.words[s.client]]++
+			p.Report.Made.Subscriptions++
+		}
+	}
+	if len(users) > 0 {
+		r.finding(true, "subscriptions", "%s subscriptions and no login: %s. Give the tables user and login2user with --dump, or their logins with --logins",
+			plural(len(users), "user has", "users have"), some(users))
+	}
+	if n := r.rows.conflicts; n > 0 {
+		r.finding(false, "devices", "%s two users: the system before told the device of the mail of both. The newest has it now. %s",
+			plural(n, "device was subscribed by", "devices were subscribed by"), strings.Join(r.rows.examples, "; "))
+	}
+	for _, c := range sortedKeys(clients) {
+		transport, client, _ := strings.Cut(c, " ")
+		r.served(transport, client, clients[c])
+	}
+}
+
+// Subscriptions calls f with each, in no order. Their tokens are secrets.
+func (p *Plan) Subscriptions(f func(Subscription) error) error {
+	for i := range p.rows.subs {
+		s := &p.rows.subs[i]
+		if s.token == "" {
+			continue
+		}
+		out := Subscription{User: s.user, Client: p.rows.words[s.client], Transport: s.transport(), Token: s.plain()}
+		if s.renewed > 0 {
+			out.Renewed = time.UnixMilli(s.renewed)
+		}
+		if s.expires > 0 {
+			out.Expires = time.UnixMilli(s.expires)
+		}
+		if err := f(out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
