@@ -60,7 +60,7 @@ func (c *cli) root() *cobra.Command {
 	root.AddCommand(
 		c.serveCommand(), c.reloadCommand(), c.demoCommand(), c.configCommand(),
 		c.contextCommand(), c.mailhostCommand(), c.userCommand(), c.keyCommand(), c.hostCommand(),
-		c.pushCommand(), c.pushusersCommand(), c.clusterCommand(), c.busCommand(), c.doctorCommand(), c.credentialsCommand(), c.auditCommand(), c.benchCommand(), c.versionCommand(),
+		c.pushCommand(), c.pushusersCommand(), c.clusterCommand(), c.busCommand(), c.doctorCommand(), c.credentialsCommand(), c.auditCommand(), c.benchCommand(), c.completionCommand(), c.versionCommand(),
 	)
 	root.SetIn(c.stdin)
 	root.SetOut(c.stdout)

@@ -6,31 +6,30 @@ cd "$(dirname "$0")/../.."
 out=${OUT:-bin/packages}
 export BUILD="$out/build"
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
-MTIME=$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y-%m-%dT%H:%M:%SZ)
 # A commit that is no release comes before the release that it leads to.
 VERSION=${VERSION:-$(git describe --exact-match --tags 2>/dev/null | sed 's/^v//' || true)}
 VERSION=${VERSION:-0.1.0~$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y%m%d%H%M).$(git rev-parse --short=9 HEAD)}
-export SOURCE_DATE_EPOCH MTIME VERSION LC_ALL=C TZ=UTC
+export SOURCE_DATE_EPOCH VERSION LC_ALL=C TZ=UTC
 umask 022
 mkdir -p "$out"
 rm -rf "$BUILD"
-for arch in ${ARCHES:-amd64 arm64}; do
+host=$(go env GOARCH) # of this machine, to ask
+for arch in $(printf '%s\n' ${ARCHES:-amd64 arm64} "$host" | sort -u); do
 	CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$VERSION" -o "$BUILD/posthorn-$arch" ./cmd/posthorn
 done
-go build -trimpath -o "$BUILD/posthorn" ./cmd/posthorn # of this machine, to ask
 
 share="$BUILD/share"
 doc="$share/doc/posthorn"
 mkdir -p "$doc/examples" "$share/man/man1" "$share/bash-completion/completions" "$share/zsh/vendor-completions" "$share/fish/vendor_completions.d"
-"$BUILD/posthorn" completion bash >"$share/bash-completion/completions/posthorn"
-"$BUILD/posthorn" completion zsh >"$share/zsh/vendor-completions/_posthorn"
-"$BUILD/posthorn" completion fish >"$share/fish/vendor_completions.d/posthorn.fish"
+"$BUILD/posthorn-$host" completion bash >"$share/bash-completion/completions/posthorn"
+"$BUILD/posthorn-$host" completion zsh >"$share/zsh/vendor-completions/_posthorn"
+"$BUILD/posthorn-$host" completion fish >"$share/fish/vendor_completions.d/posthorn.fish"
 go test ./cmd/posthorn -count=1 -run '^TestManualPages$' -manual "$PWD/$share/man/man1" >"$BUILD/manual.log" 2>&1 || { cat "$BUILD/manual.log"; exit 1; }
 gzip -9n "$share"/man/man1/*.1
 
-cp deploy/package/copyright deploy/posthorn.yml README.md docs/operating.md docs/configuration.md docs/notify.md docs/api.md "$doc/"
+cp deploy/package/copyright deploy/posthorn.yml README.md docs/*.md "$doc/"
 cp deploy/dovecot-2.3.conf deploy/dovecot-2.4.conf deploy/grafana.json deploy/prometheus-alerts.yml "$doc/examples/"
-for f in deploy/package/examples/*; do cp -R "$f" "$doc/examples/"; done
+cp deploy/package/mailapp-config.yml.example deploy/package/contextsets.yml.example "$doc/examples/"
 gzip -9n <CHANGELOG.md >"$doc/NEWS.md.gz"
 {
 	printf 'posthorn (%s) unstable; urgency=medium\n\n  * NEWS.md.gz says what has changed.\n\n' "$VERSION"
