@@ -46,8 +46,8 @@ type API struct {
 	Now        func() time.Time
 	// TrustedProxies are the networks whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
-	// VAPIDPublicKey is what browsers subscribe with; "" when Web Push is off.
-	VAPIDPublicKey func() string
+	// VAPIDPublicKey is what the browsers of a provider's users subscribe with; "" when Web Push is off.
+	VAPIDPublicKey func(provider string) string
 	// Rotate seals the next batch anew.
 	Rotate func(ctx context.Context, after string) (Rotated, error)
 	// Reload reads configuration and credentials again.
@@ -70,9 +70,11 @@ func (a *API) Public() http.Handler {
 	a.route(mux, "/api/v1/sessions/current/rotate", map[string]handler{"POST": a.rotateSession})
 	a.route(mux, "/api/v1/devices", map[string]handler{"GET": a.listDevices})
 	a.route(mux, "/api/v1/devices/{id}", map[string]handler{"DELETE": a.revokeDevice})
+	a.route(mux, "/api/v1/capabilities", map[string]handler{"GET": a.capabilities})
 	a.route(mux, "/api/v1/transports", map[string]handler{"GET": a.listTransports})
 	a.route(mux, "/api/v1/subscriptions", map[string]handler{"POST": a.subscribe, "GET": a.listSubscriptions})
 	a.route(mux, "/api/v1/subscriptions/{id}", map[string]handler{"GET": a.getSubscription, "PATCH": a.changeSubscription, "DELETE": a.unsubscribe})
+	a.directory(mux)
 	a.serve(mux, adminPrefix, a.keyHolder)
 	mux.HandleFunc("/", notFound)
 	return mux
@@ -208,8 +210,18 @@ func bearer(r *http.Request) string {
 	return strings.TrimSpace(token)
 }
 
-// session authenticates a request by its bearer token.
+// session authenticates a request by its bearer token, and asks whether its user may still use its client by this
+// host: what was switched off after a sign-in is off for the session, too.
 func (a *API) session(r *http.Request) (account.Session, error) {
+	sess, err := a.signedIn(r)
+	if err != nil {
+		return account.Session{}, err
+	}
+	return sess, a.Tenants.Admit(r.Context(), sess.User, sess.Client, a.host(r))
+}
+
+// signedIn is session for what a user may do whatever is switched off: see what there is of his, and end it.
+func (a *API) signedIn(r *http.Request) (account.Session, error) {
 	token := bearer(r)
 	if token == "" {
 		return account.Session{}, account.ErrNoSession

@@ -228,6 +228,8 @@ func providers(t *testing.T, w *world) {
 	if _, err = s.ProviderLogo(t.Context(), "blue"); !errors.Is(err, tenant.ErrNotFound) {
 		t.Errorf("a logo: %v", err)
 	}
+	_, err = s.Directory(t.Context())
+	must(t, err)
 	n, err := open(other + "\n" + string(text)).Reseal(t.Context())
 	if err != nil || n == 0 {
 		t.Errorf("sealed %d anew: %v", n, err)
@@ -321,6 +323,9 @@ func day(t *testing.T, w *world) {
 	key := w.adminKey(api.Key{Role: api.RoleOperator})
 	w.call("GET", "/api/v1/admin/keys", key.Key, nil, 200)
 	admin("DELETE", "/admin/v1/keys/"+key.ID, nil, nil)
+	admin("POST", "/admin/v1/resellers", api.Reseller{Name: "portal"}, nil)
+	w.call("GET", "/api/v1/admin/contexts", w.adminKey(api.Key{Role: api.RoleReseller, Reseller: "portal"}).Key, nil, 200)
+	admin("DELETE", "/admin/v1/resellers/portal", nil, nil)
 	rotated(t, w)
 	admin("GET", "/admin/v1/push/trace/"+sub, nil, nil) // of a device that got nothing yet
 	for uid := 1; uid <= 2; uid++ {
