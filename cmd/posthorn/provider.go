@@ -72,8 +72,8 @@ posthorn property set.`,
 			return c.done(out, "Provider %s added. Its users are those of contexts with: posthorn property set provider %s --context ID", printable(out.Name), printable(out.Name))
 		},
 	}
-	in.addFlags(cmd)
-	tests.addFlags(cmd)
+	in.addProviderFlags(cmd)
+	tests.addTestFlags(cmd)
 	cmd.Flags().BoolVar(&noCheck, "no-check", false, "add it without the checks")
 	c.jsonFlag(cmd)
 	return cmd
@@ -106,7 +106,7 @@ may be missing: --logo= removes the logo. posthorn provider check shows whether 
 			return c.done(out, "Provider %s changed.", printable(out.Name))
 		},
 	}
-	in.addFlags(cmd)
+	in.addProviderFlags(cmd)
 	c.jsonFlag(cmd)
 	return cmd
 }
@@ -198,7 +198,7 @@ provider's own credentials. The exit code is 1 when a check fails.`,
 			return c.checkProvider(cmd, args[0], request, false)
 		},
 	}
-	tests.addFlags(cmd)
+	tests.addTestFlags(cmd)
 	c.listFlag(cmd)
 	return cmd
 }

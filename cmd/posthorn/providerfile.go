@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,58 +19,71 @@ import (
 
 // providerFlags are the flags of a provider that is added or changed.
 type providerFlags struct {
-	file, logo          string
-	texts               map[string]*string   // by flag
-	lists               map[string]*[]string // by flag
-	listed              bool
-	apns, fcm           map[string]*string
-	secretFile, vapidIn string
+	file                                      string
+	title, colour, onColour, baseURL, contact string
+	reseller, signIn, issuer, clientID, claim string
+	logo, secretFile, vapidKey, vapidSubject  string
+	hosts, domains, mailhosts, scopes         []string
+	listed                                    bool
+	apnsClient, apnsTopic, apnsEnvironment    string
+	apnsKey, apnsKeyID, apnsTeamID            string
+	fcmClient, fcmPackage, fcmAccount         string
 }
 
-// providerTexts are the flags of plain members: the member, and what it is.
-var providerTexts = []struct{ flag, member, usage string }{
-	{"title", "title", "`NAME` for people (default the name)"},
-	{"colour", "colour", "the brand's `COLOUR` as #1c6ea4, from which the app's palettes are computed"},
-	{"on-colour", "on_colour", "`COLOUR` of text on it, with a contrast of 4.5:1 or more (default black or white)"},
-	{"base-url", "base_url", "`URL` that the app calls: https://, a host and perhaps a port (default public.url)"},
-	{"contact", "contact", "`TEXT` that says where users turn to"},
-	{"reseller", "reseller", "`NAME` of the reseller whose it is"},
-	{"sign-in", "sign_in", "`HOW` users sign in: password or oidc (default password)"},
-	{"vapid-subject", "vapid_subject", "`URI` of who is responsible, for push services: mailto: or https:"},
-	{"oidc-issuer", "oidc.issuer", "`URL` of the identity provider, for --sign-in oidc"},
-	{"oidc-client-id", "oidc.client_id", "`ID` of Posthorn there"},
-	{"oidc-login-claim", "oidc.login_claim", "`CLAIM` that is the mail login (default email)"},
-}
-
-func (in *providerFlags) addFlags(cmd *cobra.Command) {
+func (in *providerFlags) addProviderFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	in.texts, in.lists, in.apns, in.fcm = map[string]*string{}, map[string]*[]string{}, map[string]*string{}, map[string]*string{}
 	f.StringVar(&in.file, "file", "", "YAML or JSON `FILE` with what flags cannot say")
-	for _, t := range providerTexts {
-		in.texts[t.flag] = f.String(t.flag, "", t.usage)
-	}
-	for flag, usage := range map[string]string{
-		"host": "`HOST` under which the app's requests come, or several with commas", "domain": "`DOMAIN` of its users' addresses, or several with commas",
-		"mailhost": "`NAME` of the mail host where its users live, or several with commas", "oidc-scope": "`SCOPE` to ask for, or several with commas",
-	} {
-		in.lists[flag] = f.StringSlice(flag, nil, usage)
-	}
+	f.StringVar(&in.title, "title", "", "`NAME` for people (default the name)")
+	f.StringVar(&in.colour, "colour", "", "the brand's `COLOUR` as #1c6ea4, from which the app's palettes are computed")
+	f.StringVar(&in.onColour, "on-colour", "", "`COLOUR` of text on it, with a contrast of 4.5:1 or more (default black or white)")
+	f.StringVar(&in.baseURL, "base-url", "", "`URL` that the app calls: https://, a host and perhaps a port (default public.url)")
+	f.StringVar(&in.contact, "contact", "", "`TEXT` that says where users turn to")
+	f.StringSliceVar(&in.hosts, "host", nil, "`HOST` under which the app's requests come, or several with commas")
+	f.StringSliceVar(&in.domains, "domain", nil, "`DOMAIN` of its users' addresses, or several with commas")
+	f.StringSliceVar(&in.mailhosts, "mailhost", nil, "`NAME` of the mail host where its users live, or several with commas")
+	f.StringVar(&in.reseller, "reseller", "", "`NAME` of the reseller whose it is")
 	f.BoolVar(&in.listed, "listed", false, "put it into the public directory")
 	f.StringVar(&in.logo, "logo", "", "PNG or SVG `FILE`")
+	f.StringVar(&in.signIn, "sign-in", "", "`HOW` users sign in: password or oidc (default password)")
+	f.StringVar(&in.issuer, "oidc-issuer", "", "`URL` of the identity provider, for --sign-in oidc")
+	f.StringVar(&in.clientID, "oidc-client-id", "", "`ID` of Posthorn there")
 	f.StringVar(&in.secretFile, "oidc-client-secret-file", "", "`FILE` with the client's secret")
-	f.StringVar(&in.vapidIn, "vapid-key-file", "", "PEM `FILE` with its own key for Web Push")
-	for flag, usage := range map[string]string{
-		"apns-client": "`PATTERN` of the clients that the APNs credential is for (default *)", "apns-topic": "`ID` of the app's bundle",
-		"apns-key-file": ".p8 `FILE` of Apple's", "apns-key-id": "`ID` of that key", "apns-team-id": "`ID` of the team",
-		"apns-environment": "`WORD` production or sandbox (default production)",
-	} {
-		in.apns[flag] = f.String(flag, "", usage)
+	f.StringSliceVar(&in.scopes, "oidc-scope", nil, "`SCOPE` to ask for, or several with commas")
+	f.StringVar(&in.claim, "oidc-login-claim", "", "`CLAIM` that is the mail login (default email)")
+	f.StringVar(&in.vapidKey, "vapid-key-file", "", "PEM `FILE` with its own key for Web Push")
+	f.StringVar(&in.vapidSubject, "vapid-subject", "", "`URI` of who is responsible, for push services: mailto: or https:")
+	f.StringVar(&in.apnsTopic, "apns-topic", "", "`ID` of the app's bundle, for one APNs credential")
+	f.StringVar(&in.apnsKey, "apns-key-file", "", ".p8 `FILE` of Apple's")
+	f.StringVar(&in.apnsKeyID, "apns-key-id", "", "`ID` of that key")
+	f.StringVar(&in.apnsTeamID, "apns-team-id", "", "`ID` of the team")
+	f.StringVar(&in.apnsClient, "apns-client", "", "`PATTERN` of the clients that it is for (default *)")
+	f.StringVar(&in.apnsEnvironment, "apns-environment", "", "`WORD` production or sandbox (default production)")
+	f.StringVar(&in.fcmAccount, "fcm-service-account-file", "", "JSON `FILE` from the Firebase console, for one FCM credential")
+	f.StringVar(&in.fcmClient, "fcm-client", "", "`PATTERN` of the clients that it is for (default *)")
+	f.StringVar(&in.fcmPackage, "fcm-package", "", "`NAME` of the app's package")
+}
+
+// members are what each flag but --file gives, in the form of the API; what is a file's ends in _file.
+func (in *providerFlags) members() map[string]struct {
+	group, member string
+	value         any
+} {
+	type member = struct {
+		group, member string
+		value         any
 	}
-	for flag, usage := range map[string]string{
-		"fcm-client":  "`PATTERN` of the clients that the FCM credential is for (default *)",
-		"fcm-package": "`NAME` of the app's package", "fcm-service-account-file": "JSON `FILE` from the Firebase console",
-	} {
-		in.fcm[flag] = f.String(flag, "", usage)
+	return map[string]member{
+		"title": {"", "title", in.title}, "colour": {"", "colour", in.colour}, "on-colour": {"", "on_colour", in.onColour},
+		"base-url": {"", "base_url", in.baseURL}, "contact": {"", "contact", in.contact}, "host": {"", "hosts", in.hosts},
+		"domain": {"", "domains", in.domains}, "mailhost": {"", "mailhosts", in.mailhosts}, "reseller": {"", "reseller", in.reseller},
+		"listed": {"", "listed", in.listed}, "logo": {"", "logo_file", in.logo}, "sign-in": {"", "sign_in", in.signIn},
+		"vapid-key-file": {"", "vapid_key_file", in.vapidKey}, "vapid-subject": {"", "vapid_subject", in.vapidSubject},
+		"oidc-issuer": {"oidc", "issuer", in.issuer}, "oidc-client-id": {"oidc", "client_id", in.clientID},
+		"oidc-client-secret-file": {"oidc", "client_secret_file", in.secretFile}, "oidc-scope": {"oidc", "scopes", in.scopes},
+		"oidc-login-claim": {"oidc", "login_claim", in.claim},
+		"apns-topic":       {"apns", "topic", in.apnsTopic}, "apns-key-file": {"apns", "key_file", in.apnsKey}, "apns-key-id": {"apns", "key_id", in.apnsKeyID},
+		"apns-team-id": {"apns", "team_id", in.apnsTeamID}, "apns-client": {"apns", "client", in.apnsClient}, "apns-environment": {"apns", "environment", in.apnsEnvironment},
+		"fcm-service-account-file": {"fcm", "service_account_file", in.fcmAccount}, "fcm-client": {"fcm", "client", in.fcmClient}, "fcm-package": {"fcm", "package", in.fcmPackage},
 	}
 }
 
@@ -82,71 +96,34 @@ func (in *providerFlags) read(cmd *cobra.Command) (map[string]any, error) {
 			return nil, err
 		}
 	}
-	f := cmd.Flags()
-	put := func(member string, value any) {
-		group, name, nested := strings.Cut(member, ".")
-		if !nested {
-			p[member] = value
-			return
-		}
-		inner, _ := p[group].(map[string]any)
-		if inner == nil {
-			inner = map[string]any{}
-		}
-		inner[name] = value
-		p[group] = inner
-	}
-	for _, t := range providerTexts {
-		if f.Changed(t.flag) {
-			put(t.member, *in.texts[t.flag])
+	flags := map[string]any{}
+	groups := map[string]map[string]any{"": flags, "oidc": {}, "apns": {}, "fcm": {}}
+	for flag, m := range in.members() {
+		if cmd.Flags().Changed(flag) {
+			groups[m.group][m.member] = m.value
 		}
 	}
-	for flag, member := range map[string]string{"host": "hosts", "domain": "domains", "mailhost": "mailhosts", "oidc-scope": "oidc.scopes"} {
-		if f.Changed(flag) {
-			put(member, *in.lists[flag])
+	for _, list := range []string{"apns", "fcm"} {
+		if len(groups[list]) > 0 {
+			flags[list] = []any{groups[list]}
 		}
 	}
-	if f.Changed("listed") {
-		put("listed", in.listed)
+	if err := readFiles(flags, "."); err != nil {
+		return nil, err
 	}
-	for flag, file := range map[string]struct{ path, member string }{
-		"logo": {in.logo, "logo"}, "oidc-client-secret-file": {in.secretFile, "oidc.client_secret"}, "vapid-key-file": {in.vapidIn, "vapid_key"},
-	} {
-		if !f.Changed(flag) {
-			continue
-		}
-		value, err := contentFor(file.member, file.path)
-		if err != nil {
-			return nil, err
-		}
-		put(file.member, value)
+	if err := readFiles(groups["oidc"], "."); err != nil {
+		return nil, err
 	}
-	for list, flags := range map[string]map[string]*string{"apns": in.apns, "fcm": in.fcm} {
-		entry, err := credentialOf(cmd, list, flags)
-		if err != nil {
-			return nil, err
+	if len(groups["oidc"]) > 0 {
+		oidc, _ := p["oidc"].(map[string]any)
+		if oidc == nil {
+			oidc = map[string]any{}
 		}
-		if entry != nil {
-			put(list, []any{entry})
-		}
+		maps.Copy(oidc, groups["oidc"])
+		flags["oidc"] = oidc
 	}
+	maps.Copy(p, flags)
 	return p, nil
-}
-
-// credentialOf is the one entry of apns or fcm that flags give; nil for none.
-func credentialOf(cmd *cobra.Command, list string, flags map[string]*string) (map[string]any, error) {
-	var entry map[string]any
-	for flag, value := range flags {
-		if !cmd.Flags().Changed(flag) {
-			continue
-		}
-		if entry == nil {
-			entry = map[string]any{}
-		}
-		member := strings.ReplaceAll(strings.TrimPrefix(flag, list+"-"), "-", "_")
-		entry[member] = *value
-	}
-	return entry, readFiles(entry, ".")
 }
 
 // readProviderFile reads a provider as the API takes it, with files in place of what they hold.
@@ -219,7 +196,7 @@ func contentFor(member, path string) (string, error) {
 	switch member {
 	case "logo", "certificate": // not text
 		return base64.StdEncoding.EncodeToString(raw), nil
-	case "client_secret", "oidc.client_secret":
+	case "client_secret":
 		return strings.TrimRight(string(raw), "\r\n"), nil
 	}
 	return string(raw), nil
@@ -242,7 +219,7 @@ func readBounded(path string) ([]byte, error) {
 // providerTests is what a check may use for its time.
 type providerTests struct{ accounts, user string }
 
-func (t *providerTests) addFlags(cmd *cobra.Command) {
+func (t *providerTests) addTestFlags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&t.accounts, "accounts", "", "`FILE` with a test account a line, LOGIN PASSWORD [MAILHOST] (- is standard input); kept nowhere")
 	cmd.Flags().StringVar(&t.user, "user", "", "send a test notification to the phones of `USER`, as 3@1")
 }
