@@ -48,6 +48,8 @@ type SignIn struct {
 	// Host is the host of the request, for the gate.
 	Host    string
 	Address netip.Addr
+
+	refresh Password // token that the identity provider gave
 }
 
 const (
@@ -200,7 +202,10 @@ func (s *Service) open(ctx context.Context, u tenant.User, req SignIn) (Session,
 	if err != nil {
 		return Session{}, "", fmt.Errorf("find mail host: %w", err)
 	}
-	sealed := s.Keys.Seal(passwords.owner(u.ID), []byte(req.Password))
+	sealed, refresh := s.Keys.Seal(passwords.owner(u.ID), []byte(req.Password)), s.Keys.Seal(tokens.owner(u.ID), []byte(req.refresh))
+	if req.refresh != "" {
+		defer s.grants.drop(u.ID) // what was made of another one
+	}
 	err = s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
 		if _, err := tx.Exec(ctx, sqlPurgeSessions, db.Millis(now)); err != nil {
 			return err
@@ -217,7 +222,12 @@ func (s *Service) open(ctx context.Context, u tenant.User, req SignIn) (Session,
 			return err
 		}
 		// After the session, which only a user who is there can have; and only what is of use later.
-		if host.PasswordSource == tenant.PasswordsSession {
+		if host.PasswordSource == tenant.PasswordsOAuth && req.refresh != "" {
+			if err := s.keep(ctx, tx, tokens, u.ID, refresh); err != nil {
+				return err
+			}
+		}
+		if host.PasswordSource == tenant.PasswordsSession && req.Password != "" {
 			if err := s.keep(ctx, tx, passwords, u.ID, sealed); err != nil {
 				return err
 			}

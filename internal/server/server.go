@@ -220,7 +220,8 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry, hosts *hos
 		DB: s.db, Keys: s.state.keys, Tenants: tenants, Log: s.log, Now: now,
 		SessionLifetime: time.Duration(cfg.Sessions.Lifetime), MaxSessions: cfg.Sessions.MaxPerUser,
 		AttemptsPerLogin: cfg.SignIn.AttemptsPerLogin, AttemptsPerAddress: cfg.SignIn.AttemptsPerAddress,
-		Window: time.Duration(cfg.SignIn.Window),
+		Window:   time.Duration(cfg.SignIn.Window),
+		Outbound: s.transports.guard.Client(), PublicURL: cfg.Public.URL, RedirectURIs: cfg.SignIn.RedirectURIs,
 	})
 	if err := accounts.CheckKey(ctx); err != nil {
 		return err
