@@ -71,10 +71,6 @@ type Config struct {
 	Tenants *tenant.Store
 	Log     *slog.Logger
 	Now     func() time.Time
-	// SessionLifetime is how long a session lives from sign-in.
-	SessionLifetime time.Duration
-	// MaxSessions bounds a user's sessions; the oldest give way.
-	MaxSessions int
 	// AttemptsPerLogin and AttemptsPerAddress bound failed sign-ins within Window; see limits.
 	AttemptsPerLogin, AttemptsPerAddress int
 	Window                               time.Duration

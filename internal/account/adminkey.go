@@ -62,6 +62,8 @@ const (
 	sqlAdminKeyByHash = `SELECT ` + adminKeyColumns + ` FROM admin_keys WHERE key_hash = ? AND expires_ms > ?`
 	sqlTouchAdminKey  = `UPDATE admin_keys SET last_used_ms = ? WHERE id = ?`
 	sqlRemoveAdminKey = `DELETE FROM admin_keys WHERE id = ? RETURNING ` + adminKeyColumns
+	// A name that is given again gives no right to who had a key under it before.
+	sqlRemoveAdminKeysOf = `DELETE FROM admin_keys WHERE role = ? AND subject = ?`
 )
 
 // AddAdminKey makes a key and returns it with its secret, which nobody can read again. A zero Expires is after
@@ -144,6 +146,14 @@ func (s *Service) RemoveAdminKey(ctx context.Context, id string) error {
 		if errors.Is(err, sql.ErrNoRows) {
 			err = fmt.Errorf("key %s %w", id, tenant.ErrNotFound)
 		}
+		return err
+	})
+}
+
+// RemoveAdminKeysOf ends all keys of a reseller or a brand that is removed.
+func (s *Service) RemoveAdminKeysOf(ctx context.Context, role Role, subject string) error {
+	return s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		_, err := tx.Exec(ctx, sqlRemoveAdminKeysOf, string(role), subject)
 		return err
 	})
 }

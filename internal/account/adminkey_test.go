@@ -64,10 +64,20 @@ func TestAdminKey(t *testing.T) {
 		}
 		used()
 
-		// Removal.
+		// Removal, alone and with the reseller.
 		operator, key2, err := s.AddAdminKey(ctx, AdminKey{Role: RoleOperator, Expires: w.now().Add(time.Hour)})
 		if err != nil {
 			t.Fatal(err)
+		}
+		_, key3, err := s.AddAdminKey(ctx, AdminKey{Role: RoleReseller, Subject: "north"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.RemoveAdminKeysOf(ctx, RoleReseller, "north"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.AuthenticateAdmin(ctx, string(key3), home); !errors.Is(err, ErrNoKey) {
+			t.Errorf("the reseller's key after him: %v", err)
 		}
 		if _, err := s.AuthenticateAdmin(ctx, string(key2), home); err != nil {
 			t.Errorf("the operator's key: %v", err)

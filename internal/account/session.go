@@ -16,6 +16,7 @@ import (
 
 	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
+	"github.com/posthorn-mail/posthorn/internal/tenant/cascade"
 )
 
 // Session is a sign-in of one user on one device.
@@ -186,12 +187,16 @@ func addressKey(a netip.Addr) string {
 }
 
 func (s *Service) open(ctx context.Context, u tenant.User, req SignIn) (Session, string, error) {
+	view, err := s.Tenants.View(ctx, u.ID)
+	if err != nil {
+		return Session{}, "", fmt.Errorf("find limits of sessions: %w", err)
+	}
 	token, hash := newToken()
 	_, id := newToken()
 	now := s.Now()
 	sess := Session{
 		ID: id[:sessionIDLength], User: u.ID, Client: req.Client, DeviceName: req.DeviceName, Address: req.Address.String(),
-		Created: now, LastUsed: now, Expires: now.Add(s.SessionLifetime),
+		Created: now, LastUsed: now, Expires: now.Add(cascade.SessionLifetime.Of(view)),
 	}
 	if req.Device != "" {
 		sess.Device = hashOf("device", req.Device)
@@ -232,7 +237,7 @@ func (s *Service) open(ctx context.Context, u tenant.User, req SignIn) (Session,
 				return err
 			}
 		}
-		_, err = tx.Exec(ctx, sqlLimitSessions, u.ID.Context, u.ID.ID, sess.ID, s.MaxSessions-1)
+		_, err = tx.Exec(ctx, sqlLimitSessions, u.ID.Context, u.ID.ID, sess.ID, cascade.MaxSessions.Of(view)-1)
 		return err
 	})
 	if err != nil {

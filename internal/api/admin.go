@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -96,31 +97,6 @@ func (a *API) rotate(r *http.Request) (int, any, error) {
 	return http.StatusOK, done, err
 }
 
-func (a *API) listContexts(r *http.Request) (int, any, error) {
-	all, err := a.Tenants.Contexts(r.Context())
-	return listOf(all, err, func(c tenant.Context) Context { return Context(c) })
-}
-
-func (a *API) addContext(r *http.Request) (int, any, error) {
-	var c Context
-	if err := decode(r, &c); err != nil {
-		return 0, nil, err
-	}
-	added, err := a.Tenants.AddContext(r.Context(), tenant.Context(c))
-	if err == nil {
-		about(r, fmt.Sprintf("contexts/%d", added.ID), added.ID)
-	}
-	return http.StatusCreated, Context(added), err
-}
-
-func (a *API) removeContext(r *http.Request) (int, any, error) {
-	id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)
-	if err != nil {
-		return 0, nil, problem.InField("id", "must be a context's number")
-	}
-	return http.StatusNoContent, nil, a.Tenants.RemoveContext(r.Context(), id)
-}
-
 func userView(u tenant.User) User {
 	return User{User: u.ID.String(), Login: u.Login, MailHost: u.MailHost}
 }
@@ -135,7 +111,7 @@ func (a *API) listUsers(r *http.Request) (int, any, error) {
 		}
 		inContext = n
 	}
-	all, err := a.Tenants.Users(r.Context(), inContext, q.Get("mailhost"))
+	all, err := a.users(r, inContext, q.Get("mailhost"))
 	return listOf(all, err, userView)
 }
 
@@ -157,11 +133,36 @@ func (a *API) addUser(r *http.Request) (int, any, error) {
 		id.ID = 0
 	}
 	u.ID = id
+	if err := a.mayAdd(r, u); err != nil {
+		return 0, nil, err
+	}
 	added, err := a.Tenants.AddUser(r.Context(), u)
 	if err == nil {
 		about(r, added.ID.String(), added.ID.Context)
 	}
 	return http.StatusCreated, userView(added), err
+}
+
+// mayAdd refuses a user whose context or mail host the actor cannot have users in. A mail host that is limited to
+// contexts is for the resellers of these only.
+func (a *API) mayAdd(r *http.Request, u tenant.User) error {
+	if actorOf(r).Role == RoleOperator {
+		return nil
+	}
+	err := a.mayContext(r, u.ID.Context)
+	if errors.Is(err, tenant.ErrNotFound) {
+		return problem.InField("user", fmt.Sprintf("there is no context %d: add it first", u.ID.Context))
+	} else if err != nil {
+		return err
+	}
+	h, err := a.Tenants.MailHost(r.Context(), u.MailHost)
+	if err != nil && !errors.Is(err, tenant.ErrNotFound) {
+		return err
+	}
+	if err != nil || len(h.Contexts) > 0 && !slices.Contains(h.Contexts, u.ID.Context) {
+		return problem.InField("mailhost", fmt.Sprintf("there is no mail host %q for this context: ask the operator", u.MailHost))
+	}
+	return nil
 }
 
 // removeUser first takes the user's registration from the mail server, as far as that answers in time.
@@ -170,7 +171,7 @@ func (a *API) removeUser(r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	if _, err := a.Tenants.User(r.Context(), id); err != nil {
+	if _, err := a.user(r, id); err != nil {
 		return 0, nil, err
 	}
 	subs, err := a.Subscriptions.ByUser(r.Context(), id)
@@ -194,7 +195,7 @@ func (a *API) removeUser(r *http.Request) (int, any, error) {
 }
 
 func (a *API) listPushDevices(r *http.Request) (int, any, error) {
-	subs, err := a.Subscriptions.All(r.Context())
+	subs, err := a.subscriptions(r)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -204,7 +205,7 @@ func (a *API) listPushDevices(r *http.Request) (int, any, error) {
 		if err != nil {
 			return 0, nil, err
 		}
-		if _, err := a.Tenants.User(r.Context(), id); err != nil {
+		if _, err := a.user(r, id); err != nil {
 			return 0, nil, err
 		}
 	}
@@ -237,13 +238,16 @@ func (a *API) pushTest(r *http.Request) (int, any, error) {
 	var devices []string
 	switch {
 	case req.Device != "" && req.User == "":
+		if err := a.mayDevice(r, req.Device); err != nil {
+			return 0, nil, err
+		}
 		devices = []string{req.Device}
 	case req.User != "" && req.Device == "":
 		id, err := tenant.ParseUserID(req.User)
 		if err != nil {
 			return 0, nil, err
 		}
-		if _, err := a.Tenants.User(r.Context(), id); err != nil {
+		if _, err := a.user(r, id); err != nil {
 			return 0, nil, err
 		}
 		subs, err := a.Subscriptions.ByUser(r.Context(), id)
@@ -278,6 +282,9 @@ func (a *API) pushTest(r *http.Request) (int, any, error) {
 
 func (a *API) pushTrace(r *http.Request) (int, any, error) {
 	device := r.PathValue("device")
+	if err := a.mayDevice(r, device); err != nil {
+		return 0, nil, err
+	}
 	all, err := a.Push.Trace(r.Context(), device)
 	if err == nil && len(all) == 0 { // nothing sent yet, or no such device
 		_, err = a.Subscriptions.Load(r.Context(), device)

@@ -8,16 +8,6 @@ type List[T any] struct {
 	Items []T `json:"items"`
 }
 
-// Context is one tenant.
-type Context struct {
-	ID   int64  `json:"id"`
-	Name string `json:"name"`
-	// Reseller is whose it is; empty is the operator's own.
-	Reseller string `json:"reseller,omitempty"`
-	// Tags are what context sets ask for.
-	Tags []string `json:"tags,omitempty"`
-}
-
 // MailHost is one upstream mail server and the credential with which it notifies us.
 type MailHost struct {
 	Name string `json:"name"`

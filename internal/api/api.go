@@ -72,6 +72,7 @@ func (a *API) Public() http.Handler {
 	mux.HandleFunc(account.CallbackPath+"{provider}", a.callbackOIDC)
 	a.route(mux, "/api/v1/devices", map[string]handler{"GET": a.listDevices})
 	a.route(mux, "/api/v1/devices/{id}", map[string]handler{"DELETE": a.revokeDevice})
+	a.route(mux, "/api/v1/capabilities", map[string]handler{"GET": a.capabilities})
 	a.route(mux, "/api/v1/transports", map[string]handler{"GET": a.listTransports})
 	a.route(mux, "/api/v1/subscriptions", map[string]handler{"POST": a.subscribe, "GET": a.listSubscriptions})
 	a.route(mux, "/api/v1/subscriptions/{id}", map[string]handler{"GET": a.getSubscription, "PATCH": a.changeSubscription, "DELETE": a.unsubscribe})
@@ -217,8 +218,18 @@ func bearer(r *http.Request) string {
 	return strings.TrimSpace(token)
 }
 
-// session authenticates a request by its bearer token.
+// session authenticates a request by its bearer token, and asks whether its user may still use its client by this
+// host: what was switched off after a sign-in is off for the session, too.
 func (a *API) session(r *http.Request) (account.Session, error) {
+	sess, err := a.signedIn(r)
+	if err != nil {
+		return account.Session{}, err
+	}
+	return sess, a.Tenants.Admit(r.Context(), sess.User, sess.Client, a.host(r))
+}
+
+// signedIn is session for what a user may do whatever is switched off: see what there is of his, and end it.
+func (a *API) signedIn(r *http.Request) (account.Session, error) {
 	token := bearer(r)
 	if token == "" {
 		return account.Session{}, account.ErrNoSession

@@ -70,7 +70,7 @@ func (a *API) signedOut(ctx context.Context, user tenant.UserID, device bool, ha
 // signOutEverywhere is DELETE /api/v1/sessions: 204. All sessions of the user end, the one that asks too, and all
 // that his devices had subscribed to.
 func (a *API) signOutEverywhere(r *http.Request) (int, any, error) {
-	sess, err := a.session(r)
+	sess, err := a.signedIn(r)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -152,7 +152,7 @@ func (a *API) devicesOf(ctx context.Context, sess account.Session) ([]userDevice
 
 // listDevices is GET /api/v1/devices: where the user is signed in or subscribed.
 func (a *API) listDevices(r *http.Request) (int, any, error) {
-	sess, err := a.session(r)
+	sess, err := a.signedIn(r)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -163,7 +163,7 @@ func (a *API) listDevices(r *http.Request) (int, any, error) {
 // revokeDevice is DELETE /api/v1/devices/{id}, where "current" is the one that asks: 204. The user's sessions on the
 // device end, and what he had subscribed to there.
 func (a *API) revokeDevice(r *http.Request) (int, any, error) {
-	sess, err := a.session(r)
+	sess, err := a.signedIn(r)
 	if err != nil {
 		return 0, nil, err
 	}

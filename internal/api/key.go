@@ -2,7 +2,9 @@ package api
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/account"
@@ -75,7 +77,7 @@ func (a *API) addKey(r *http.Request) (int, any, error) {
 }
 
 // keySubject finds whose a key is to be.
-func (a *API) keySubject(_ *http.Request, v Key, k *account.AdminKey) error {
+func (a *API) keySubject(r *http.Request, v Key, k *account.AdminKey) error {
 	switch {
 	case v.Reseller != "" && v.Role != RoleReseller:
 		return problem.InField("reseller", "is for a key with the role reseller")
@@ -83,6 +85,22 @@ func (a *API) keySubject(_ *http.Request, v Key, k *account.AdminKey) error {
 		return problem.InField("provider", "is for a key with the role brand")
 	}
 	k.Subject = v.Reseller + v.Provider
+	if v.Provider != "" {
+		_, err := a.Tenants.Provider(r.Context(), v.Provider)
+		if errors.Is(err, tenant.ErrNotFound) {
+			return problem.InField("provider", err.Error())
+		}
+		return err
+	}
+	if v.Reseller != "" {
+		all, err := a.Tenants.Resellers(r.Context())
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(all, func(one tenant.Reseller) bool { return one.Name == v.Reseller }) {
+			return problem.InField("reseller", fmt.Sprintf("there is no reseller %q: add it first", v.Reseller))
+		}
+	}
 	return nil
 }
 

@@ -250,38 +250,3 @@ func (a *API) keyHolder(r *http.Request) (Actor, error) {
 
 // theOperator is who speaks on the admin socket, which authenticates by itself.
 func theOperator(*http.Request) (Actor, error) { return Actor{Role: RoleOperator}, nil }
-
-// reach is the contexts that an actor may see.
-type reach struct {
-	all bool
-	ids map[int64]bool
-}
-
-func (c reach) has(id int64) bool { return c.all || c.ids[id] }
-
-// reach finds the contexts that the request's actor may see. Listings show nothing else, and count nothing else.
-func (a *API) reach(r *http.Request) (reach, error) {
-	if actorOf(r).Role == RoleOperator {
-		return reach{all: true}, nil
-	}
-	return reach{}, nil
-}
-
-// mayContext is nil for a context that the actor may see, which may still be missing, and else the error that a
-// missing one gives.
-func (a *API) mayContext(r *http.Request, id int64) error {
-	seen, err := a.reach(r)
-	if err == nil && !seen.has(id) {
-		err = fmt.Errorf("context %d %w", id, tenant.ErrNotFound)
-	}
-	return err
-}
-
-// mayUser is mayContext for a user.
-func (a *API) mayUser(r *http.Request, id tenant.UserID) error {
-	seen, err := a.reach(r)
-	if err == nil && !seen.has(id.Context) {
-		err = fmt.Errorf("user %s %w", id, tenant.ErrNotFound)
-	}
-	return err
-}

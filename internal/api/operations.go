@@ -8,6 +8,8 @@ import (
 // operations is the table, in the order of the document. See operation for what a line means and what to do beside it.
 func (a *API) operations() []operation {
 	return slices.Concat(
+		a.resellerOperations(),
+		a.contextSetOperations(),
 		a.contextOperations(),
 		a.userOperations(),
 		a.mailHostOperations(),
@@ -16,6 +18,56 @@ func (a *API) operations() []operation {
 		a.keyOperations(),
 		a.serverOperations(),
 	)
+}
+
+func (a *API) resellerOperations() []operation {
+	return []operation{
+		{
+			id: "listResellers", method: "GET", path: "/resellers", tag: "resellers", summary: "List the resellers; a reseller sees itself",
+			roles: byReseller, out: List[Reseller]{}, status: http.StatusOK, do: a.listResellers,
+		},
+		{
+			id: "addReseller", method: "POST", path: "/resellers", tag: "resellers", summary: "Add a reseller",
+			in: Reseller{}, out: Reseller{}, status: http.StatusCreated, do: a.addReseller,
+		},
+		{
+			id: "changeReseller", method: "PATCH", path: "/resellers/{reseller}", tag: "resellers", summary: "Change what is given of a reseller",
+			in: Reseller{}, out: Reseller{}, status: http.StatusOK, do: a.changeReseller,
+		},
+		{
+			id: "removeReseller", method: "DELETE", path: "/resellers/{reseller}", tag: "resellers",
+			summary: "Remove a reseller that has no contexts, with its keys", status: http.StatusNoContent, do: a.removeReseller,
+		},
+	}
+}
+
+// contextSetOperations are the operator's: sets reach over all contexts.
+func (a *API) contextSetOperations() []operation {
+	return []operation{
+		{
+			id: "listContextSets", method: "GET", path: "/contextsets", tag: "context sets", summary: "List the context sets, with the contexts that each has",
+			out: List[ContextSet]{}, status: http.StatusOK, do: a.listContextSets,
+		},
+		{
+			id: "addContextSet", method: "POST", path: "/contextsets", tag: "context sets", summary: "Add a context set",
+			in: ContextSet{}, out: ContextSet{}, status: http.StatusCreated, do: a.addContextSet,
+		},
+		{
+			id: "changeContextSet", method: "PATCH", path: "/contextsets/{set}", tag: "context sets", summary: "Change what is given of a context set",
+			in: ContextSet{}, out: ContextSet{}, status: http.StatusOK, do: a.changeContextSet,
+		},
+		{
+			id: "removeContextSet", method: "DELETE", path: "/contextsets/{set}", tag: "context sets", summary: "Remove a context set, with its values",
+			status: http.StatusNoContent, do: a.removeContextSet,
+		},
+		{
+			id: "testContextSet", method: "GET", path: "/tags", tag: "context sets", summary: "Say whether a condition holds for tags, and for which contexts",
+			query: []param{
+				{name: "expression", doc: "the condition", example: "webmail & (premium | trial)", need: true},
+				{name: "tags", doc: "tags to try, with commas", example: "webmail,trial"},
+			}, out: ContextSetTest{}, status: http.StatusOK, do: a.testContextSet,
+		},
+	}
 }
 
 func (a *API) contextOperations() []operation {
@@ -27,6 +79,10 @@ func (a *API) contextOperations() []operation {
 		{
 			id: "addContext", method: "POST", path: "/contexts", tag: "contexts", summary: "Add a context",
 			roles: byReseller, in: Context{}, out: Context{}, status: http.StatusCreated, do: a.addContext,
+		},
+		{
+			id: "changeContext", method: "PATCH", path: "/contexts/{id}", tag: "contexts", summary: "Change what is given of a context",
+			roles: byReseller, in: Context{}, out: Context{}, status: http.StatusOK, do: a.changeContext,
 		},
 		{
 			id: "removeContext", method: "DELETE", path: "/contexts/{id}", tag: "contexts", summary: "Remove a context that has no users",

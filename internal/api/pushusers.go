@@ -29,7 +29,7 @@ func (a *API) listPushUsers(r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	subs, err := a.Subscriptions.All(ctx)
+	subs, err := a.subscriptions(r)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -50,7 +50,7 @@ func (a *API) listPushUsers(r *http.Request) (int, any, error) {
 		held[h.User] = h
 	}
 	nodes := a.nodeNames()
-	users, err := a.Tenants.Users(ctx, 0, "")
+	users, err := a.users(r, 0, "")
 	if err != nil {
 		return 0, nil, err
 	}

@@ -25,7 +25,7 @@ type Unregistered struct {
 }
 
 func (a *API) listRegistrations(r *http.Request) (int, any, error) {
-	subs, err := a.Subscriptions.All(r.Context())
+	subs, err := a.subscriptions(r)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -50,6 +50,11 @@ func (a *API) unregister(r *http.Request) (int, any, error) {
 	client := q.Get("client")
 	if client == "" {
 		return 0, nil, problem.InField("client", "must be the client whose registration is removed")
+	}
+	if actorOf(r).Role != RoleOperator { // who is told that nothing was removed where a user is not there
+		if _, err := a.user(r, id); err != nil {
+			return 0, nil, err
+		}
 	}
 	subs, err := a.Subscriptions.ByUser(r.Context(), id)
 	if err != nil {

@@ -77,7 +77,7 @@ type sessionView struct {
 
 // listSessions is GET /api/v1/sessions: the live sessions of the user.
 func (a *API) listSessions(r *http.Request) (int, any, error) {
-	sess, err := a.session(r)
+	sess, err := a.signedIn(r)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -94,7 +94,7 @@ func (a *API) listSessions(r *http.Request) (int, any, error) {
 // the device's last session of this user, the device's subscriptions end with it: a phone that is
 // signed out must show no more mail.
 func (a *API) revokeSession(r *http.Request) (int, any, error) {
-	sess, err := a.session(r)
+	sess, err := a.signedIn(r)
 	if err != nil {
 		return 0, nil, err
 	}

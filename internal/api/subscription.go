@@ -234,7 +234,7 @@ func (a *API) listenerOf(ctx context.Context, u tenant.UserID, client string, wa
 
 // listSubscriptions is GET /api/v1/subscriptions: those of the user, on all his devices.
 func (a *API) listSubscriptions(r *http.Request) (int, any, error) {
-	sess, err := a.session(r)
+	sess, err := a.signedIn(r)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -255,7 +255,7 @@ func (a *API) listSubscriptions(r *http.Request) (int, any, error) {
 
 // getSubscription is GET /api/v1/subscriptions/{id}.
 func (a *API) getSubscription(r *http.Request) (int, any, error) {
-	sess, err := a.session(r)
+	sess, err := a.signedIn(r)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -274,7 +274,7 @@ func (a *API) getSubscription(r *http.Request) (int, any, error) {
 
 // unsubscribe is DELETE /api/v1/subscriptions/{id}: 204, or 404 for one that is not the user's.
 func (a *API) unsubscribe(r *http.Request) (int, any, error) {
-	sess, err := a.session(r)
+	sess, err := a.signedIn(r)
 	if err != nil {
 		return 0, nil, err
 	}

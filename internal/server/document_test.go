@@ -201,8 +201,16 @@ func TestDocument(t *testing.T) {
 	d.send(request{op: "listContexts"}, "pha_nonsense")
 	d.ask(request{op: "getDocument"}, "")
 
+	d.ask(request{op: "addReseller", in: api.Reseller{Name: "north"}}, key)
+	d.ask(request{op: "changeReseller", path: path("reseller", "north"), in: map[string]any{"contact": "help@north.example"}}, key)
+	d.ask(request{op: "listResellers"}, key)
+	d.ask(request{op: "addContextSet", in: api.ContextSet{Name: "trials", WithTags: "trial & !paid"}}, key)
+	d.ask(request{op: "changeContextSet", path: path("set", "trials"), in: map[string]any{"priority": 3}}, key)
+	d.ask(request{op: "testContextSet", query: url.Values{"expression": {"trial & !paid"}, "tags": {"trial,new"}}}, key)
 	two := d.ask(request{op: "addContext", in: api.Context{Name: "two"}}, key).member(t, "id")
+	d.ask(request{op: "changeContext", path: path("id", two), in: map[string]any{"tags": []string{"trial"}, "reseller": "north"}}, key)
 	d.ask(request{op: "listContexts"}, key)
+	d.ask(request{op: "listContextSets"}, key)
 	d.ask(request{op: "addMailHost", in: api.MailHost{Name: "other", IMAP: "mail.example.org", NotifyLogin: "other", MasterLogin: "m", MasterPassword: "x", PasswordSource: "global"}}, key)
 	d.ask(request{op: "changeMailHost", path: path("name", "other"), in: map[string]any{"source": "idle"}}, key)
 	d.ask(request{op: "listMailHosts"}, key)
@@ -214,6 +222,8 @@ func TestDocument(t *testing.T) {
 	d.ask(request{op: "removeUser", path: path("user", bob)}, key)
 	d.ask(request{op: "removeMailHost", path: path("name", "other")}, key)
 	d.ask(request{op: "removeContext", path: path("id", two)}, key)
+	d.ask(request{op: "removeContextSet", path: path("set", "trials")}, key)
+	d.ask(request{op: "removeReseller", path: path("reseller", "north")}, key)
 	for _, r := range []request{
 		{op: "removeContext", path: path("id", two)},
 		{op: "removeUser", path: path("user", bob)},

@@ -321,6 +321,9 @@ func day(t *testing.T, w *world) {
 	key := w.adminKey(api.Key{Role: api.RoleOperator})
 	w.call("GET", "/api/v1/admin/keys", key.Key, nil, 200)
 	admin("DELETE", "/admin/v1/keys/"+key.ID, nil, nil)
+	admin("POST", "/admin/v1/resellers", api.Reseller{Name: "portal"}, nil)
+	w.call("GET", "/api/v1/admin/contexts", w.adminKey(api.Key{Role: api.RoleReseller, Reseller: "portal"}).Key, nil, 200)
+	admin("DELETE", "/admin/v1/resellers/portal", nil, nil)
 	rotated(t, w)
 	admin("GET", "/admin/v1/push/trace/"+sub, nil, nil) // of a device that got nothing yet
 	for uid := 1; uid <= 2; uid++ {

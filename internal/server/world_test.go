@@ -43,6 +43,7 @@ type world struct {
 	fcm     *fake.FCM
 	webpush *fake.WebPush
 
+	host     string // that try asks for; "" is the server's address
 	validity string // of the INBOX that notify tells of; "" is one that no server has
 
 	trace  func(string)
@@ -94,6 +95,7 @@ public: {listen: "127.0.0.1:0", url: "https://push.example.org"}
 internal: {listen: "127.0.0.1:0", notify: {user_form: %s}}
 outbound: {allow: ["%s"]}
 push: {allowed_clients: ["posthorn-*"]}
+properties: {capability.mobile_mail_app: true}
 credentials: {store: database} # a test that starts it again needs no second sign-in
 transports:
   apns:
@@ -202,6 +204,7 @@ func (w *world) try(method, path, token string, in any) (int, map[string]any) {
 	}
 	req, err := http.NewRequestWithContext(w.tb.Context(), method, w.public+path, body)
 	must(w.tb, err)
+	req.Host = w.host
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
