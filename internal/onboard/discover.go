@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -85,6 +86,9 @@ func (d *Discoverer) Discover(ctx context.Context, input string) (Discovery, err
 	u, err := understand(input)
 	if err != nil {
 		return Discovery{}, err
+	}
+	if d.ports.https != 0 && u.port == "" {
+		u.Base = "https://" + authorityOf(u.host, strconv.Itoa(d.ports.https))
 	}
 	ctx, cancel := context.WithTimeout(ctx, discoverTimeout)
 	defer cancel()
