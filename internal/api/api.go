@@ -46,8 +46,8 @@ type API struct {
 	Now        func() time.Time
 	// TrustedProxies are the networks whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
-	// VAPIDPublicKey is what browsers subscribe with; "" when Web Push is off.
-	VAPIDPublicKey func() string
+	// VAPIDPublicKey is what the browsers of a provider's users subscribe with; "" when Web Push is off.
+	VAPIDPublicKey func(provider string) string
 	// Rotate seals the next batch anew.
 	Rotate func(ctx context.Context, after string) (Rotated, error)
 	// Reload reads configuration and credentials again.
@@ -74,6 +74,7 @@ func (a *API) Public() http.Handler {
 	a.route(mux, "/api/v1/transports", map[string]handler{"GET": a.listTransports})
 	a.route(mux, "/api/v1/subscriptions", map[string]handler{"POST": a.subscribe, "GET": a.listSubscriptions})
 	a.route(mux, "/api/v1/subscriptions/{id}", map[string]handler{"GET": a.getSubscription, "PATCH": a.changeSubscription, "DELETE": a.unsubscribe})
+	a.directory(mux)
 	a.serve(mux, adminPrefix, a.keyHolder)
 	mux.HandleFunc("/", notFound)
 	return mux

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/posthorn-mail/posthorn/internal/dispatch"
 	"github.com/posthorn-mail/posthorn/internal/event"
@@ -12,6 +13,7 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/push"
 	"github.com/posthorn-mail/posthorn/internal/subscription"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
+	"github.com/posthorn-mail/posthorn/internal/tenant/cascade"
 )
 
 // pushExplain walks every gate between a mail for a user and his devices, in the order that a notification
@@ -170,10 +172,9 @@ func (a *API) listenerGate(ctx context.Context, id tenant.UserID) (push.Gate, er
 
 // deviceGates walks the gates of one device.
 func (a *API) deviceGates(ctx context.Context, sub subscription.Subscription) ([]push.Gate, error) {
-	client := push.Gate{Name: "client", State: push.GateOpen, Detail: sub.Client + " is allowed"}
-	if !a.Subscriptions.Allowed(sub.Client) {
-		client.State, client.Detail = push.GateClosed, sub.Client+" is not allowed"
-		client.Do = "add the client to push.allowed_clients in the configuration"
+	client, err := a.clientGate(ctx, sub)
+	if err != nil {
+		return nil, err
 	}
 	expiry := push.Gate{Name: "expiry", State: push.GateOpen, Detail: "the device set no end"}
 	if !sub.Expires.IsZero() {
@@ -182,9 +183,60 @@ func (a *API) deviceGates(ctx context.Context, sub subscription.Subscription) ([
 			expiry.State, expiry.Detail, expiry.Do = push.GateClosed, "the subscription is over", "open the app: it subscribes again"
 		}
 	}
-	gates := []push.Gate{client, expiry, rulesGate(sub), a.quietGate(sub)}
+	own := sub.Policy != nil && sub.Policy.Quiet != nil
+	if sub, err = a.Subscriptions.Ruled(ctx, sub); err != nil {
+		return nil, err
+	}
+	quiet := a.quietGate(sub)
+	if !own && sub.Policy != nil && sub.Policy.Quiet != nil {
+		quiet.Detail += " (the operator's quiet hours, push.quiet_hours: the device has none of its own)"
+	}
+	gates := []push.Gate{client, expiry, rulesGate(sub), quiet}
 	sending, err := a.Push.Explain(ctx, sub)
 	return append(gates, sending...), err
+}
+
+// clientGate is the properties that say whether a user may have pushes by a client. It is the first of them that says
+// no.
+func (a *API) clientGate(ctx context.Context, sub subscription.Subscription) (push.Gate, error) {
+	v, err := a.Tenants.View(ctx, sub.User)
+	if err != nil {
+		return push.Gate{}, err
+	}
+	app := cascade.MatchClient(cascade.AppClients.Of(v), sub.Client)
+	for _, c := range []struct {
+		closed    bool
+		name, why string
+	}{
+		{!cascade.CapabilityPush.Of(v), cascade.CapabilityPush.Name(), "the user is not told of mail"},
+		{app && !cascade.MobileMailApp.Of(v), cascade.MobileMailApp.Name(), sub.Client + " is the app, which the user may not use"},
+		{!cascade.MatchClient(cascade.AllowedClients.Of(v), sub.Client), cascade.AllowedClients.Name(), sub.Client + " is not allowed"},
+	} {
+		if !c.closed {
+			continue
+		}
+		e, err := a.Tenants.Explain(ctx, c.name, sub.User)
+		if err != nil {
+			return push.Gate{}, err
+		}
+		return push.Gate{
+			Name: "client", State: push.GateClosed, Detail: fmt.Sprintf("%s: %s is %q (%s)", c.why, c.name, e.Value, whence(e.Winner)),
+			Do: fmt.Sprintf("posthorn config explain %s --user %s shows where to change it", c.name, sub.User),
+		}, nil
+	}
+	return push.Gate{Name: "client", State: push.GateOpen, Detail: sub.Client + " is allowed"}, nil
+}
+
+// whence says where a value is set.
+func whence(s cascade.Step) string {
+	if s.Scope == cascade.Default {
+		return "the default"
+	}
+	where := "set for " + strings.TrimSpace(s.Scope.String()+" "+s.Subject)
+	if s.Origin != "" {
+		where += ", " + s.Origin
+	}
+	return where
 }
 
 // rulesGate is what the device's topics and rules make of new mail in the INBOX, from nobody in particular.

@@ -239,6 +239,11 @@ func contextIn(r *http.Request) int64 {
 // keyHolder is who speaks on the public listener.
 func (a *API) keyHolder(r *http.Request) (Actor, error) {
 	k, err := a.Accounts.AuthenticateAdmin(r.Context(), bearer(r), a.clientAddress(r))
+	if tooMany, ok := errors.AsType[*account.TooManyError](err); ok {
+		p := problem.New(http.StatusTooManyRequests, "too_many_attempts", "too many wrong keys from this address: wait before the next")
+		p.RetryAfter = tooMany.RetryAfter
+		return Actor{}, p
+	}
 	if errors.Is(err, account.ErrNoKey) {
 		err = problem.New(http.StatusUnauthorized, "no_key", "this needs a key of the administration that has not expired: Authorization: Bearer pha_…")
 	}

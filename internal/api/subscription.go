@@ -29,6 +29,8 @@ type subscribeRequest struct {
 	// Policy and Keys are left as they were when missing or null.
 	Policy json.RawMessage `json:"policy"`
 	Keys   json.RawMessage `json:"keys"`
+	// VAPIDPublicKey is what a browser subscribed with; "" is the one that it is offered now.
+	VAPIDPublicKey string `json:"vapid_public_key"`
 }
 
 type subscriptionView struct {
@@ -51,16 +53,22 @@ type listenerView struct {
 
 // listTransports is GET /api/v1/transports: what a device can subscribe by, and the key that browsers
 // need for it (RFC 8292 section 4, "applicationServerKey"). No sign-in is needed.
-func (a *API) listTransports(*http.Request) (int, any, error) {
+//
+// The key is that of the user's provider when he is signed in, and else of the provider whose host is asked.
+func (a *API) listTransports(r *http.Request) (int, any, error) {
+	provider, err := a.providerFor(r)
+	if err != nil {
+		return 0, nil, err
+	}
 	type view struct {
 		Transport      string `json:"transport"`
 		VAPIDPublicKey string `json:"vapid_public_key,omitempty"`
 	}
 	list := List[view]{Items: []view{}}
-	for _, name := range a.Push.Names() {
+	for _, name := range a.Push.Offered(provider) {
 		v := view{Transport: name}
 		if name == "webpush" {
-			v.VAPIDPublicKey = a.VAPIDPublicKey()
+			v.VAPIDPublicKey = a.VAPIDPublicKey(provider)
 		}
 		list.Items = append(list.Items, v)
 	}
@@ -101,8 +109,21 @@ func (a *API) subscribeRequest(r *http.Request, sess account.Session) (subscript
 	if body.Token == nil {
 		return subscription.Request{}, problem.InField("token", "is missing")
 	}
-	var err error
-	req.Token, err = a.Push.ParseToken(body.Transport, req.Client, body.Token)
+	provider, err := a.providerOf(r.Context(), sess.User)
+	if err != nil {
+		return subscription.Request{}, err
+	}
+	if body.VAPIDPublicKey != "" && body.Transport == "webpush" {
+		switch body.VAPIDPublicKey {
+		case a.VAPIDPublicKey(provider):
+		case a.VAPIDPublicKey(""):
+			provider = ""
+		default:
+			return subscription.Request{}, problem.InField("vapid_public_key",
+				"is none of this server's for this user: subscribe with the one that GET /api/v1/transports gives")
+		}
+	}
+	req.Token, req.Provider, err = a.Push.ParseToken(body.Transport, provider, req.Client, body.Token)
 	var wrong *push.TokenError
 	switch {
 	case errors.Is(err, push.ErrNoTransport):
@@ -194,7 +215,7 @@ func parseExpires(raw json.RawMessage) (time.Time, error) {
 	return time.Time{}, problem.InField("expires", "must be a time such as 2027-01-31T00:00:00Z, or milliseconds since 1970")
 }
 
-const reasonNotAllowed = "the operator has not allowed pushes to this client (push.allowed_clients)"
+const reasonNotAllowed = "the operator has not allowed pushes to this client, or to this user (push.allowed_clients, capability.push, capability.mobile_mail_app)"
 
 // view shows a subscription with its listener; wait has the listener looked at first.
 func (a *API) view(ctx context.Context, sub subscription.Subscription, wait bool) (subscriptionView, error) {
@@ -208,12 +229,14 @@ func (a *API) view(ctx context.Context, sub subscription.Subscription, wait bool
 }
 
 func (a *API) listenerOf(ctx context.Context, u tenant.UserID, client string, wait bool) (listenerView, error) {
-	if !a.Subscriptions.Allowed(client) {
+	ok, err := a.Subscriptions.Allowed(ctx, u, client)
+	if err != nil {
+		return listenerView{}, err
+	}
+	if !ok {
 		return listenerView{subscription.ClientNotAllowed, reasonNotAllowed}, nil
 	}
 	var l subscription.Listener
-	var ok bool
-	var err error
 	if wait {
 		waiting, cancel := context.WithTimeout(ctx, listenerWait)
 		defer cancel()
@@ -290,4 +313,23 @@ func notYours(err error, detail string) error {
 		return problem.New(http.StatusNotFound, "not_found", detail)
 	}
 	return err
+}
+
+// providerOf names the provider that a user belongs to, or is "".
+func (a *API) providerOf(ctx context.Context, u tenant.UserID) (string, error) {
+	p, _, err := a.Tenants.ProviderOf(ctx, u)
+	return p.Name, err
+}
+
+// providerFor names the provider of a request: the signed-in user's, else that of the host asked, or is "".
+func (a *API) providerFor(r *http.Request) (string, error) {
+	if r.Header.Get("Authorization") != "" {
+		sess, err := a.session(r)
+		if err != nil {
+			return "", err
+		}
+		return a.providerOf(r.Context(), sess.User)
+	}
+	p, _, err := a.Tenants.ProviderByHost(r.Context(), a.host(r))
+	return p.Name, err
 }

@@ -164,11 +164,11 @@ func (c apnsConfig) lane(roots *x509.CertPool) (send func(context.Context, int) 
 		return nil, nil, err
 	}
 	anybody := func(string) bool { return true }
-	t := &push.APNs{Privacy: push.PrivacyFull, Apps: []*push.APNsApp{{Match: anybody, Topic: apnsTopic, Sender: s}}}
+	t := &push.APNs{Apps: []*push.APNsApp{{Match: anybody, Topic: apnsTopic, Sender: s}}}
 	expires := time.Now().Add(24 * time.Hour)
 	return func(ctx context.Context, i int) error {
 		n := push.Notification{Version: int64(i), Collapse: collapseID, Expires: expires, ID: [16]byte{8: 0x80, 12: byte(i >> 24), 13: byte(i >> 16), 14: byte(i >> 8), 15: byte(i)}} //nolint:gosec // bytes of a number
-		n.Subscription.Client, n.Subscription.Token.Transport = "bench", "apns"
+		n.Subscription.Client, n.Subscription.Token.Transport, n.Subscription.Privacy = "bench", "apns", string(push.PrivacyFull)
 		n.Subscription.Token.Body = fmt.Appendf(nil, "%064x", i)
 		n.Input = push.Input{
 			Topic: "mail:new", Folder: "INBOX", UIDValidity: 1700000000, UID: uint32(i), Sender: mailSender, Subject: mailSubject, Unseen: 7, //nolint:gosec // a uid has 32 bits

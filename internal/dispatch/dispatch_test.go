@@ -21,14 +21,16 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/seal"
 	"github.com/posthorn-mail/posthorn/internal/subscription"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
+	"github.com/posthorn-mail/posthorn/internal/tenant/cascade"
 	"github.com/posthorn-mail/posthorn/internal/testpeer"
 )
 
 // rig is a dispatcher on a real database, with two users. Nothing is sent: push does not run.
 type rig struct {
-	tb   testing.TB
-	db   *db.DB
-	subs *subscription.Store
+	tb      testing.TB
+	db      *db.DB
+	subs    *subscription.Store
+	tenants *tenant.Store
 	*Dispatcher
 }
 
@@ -67,7 +69,8 @@ func newRig(tb testing.TB, url string) *rig {
 		_, err = tenants.AddUser(ctx, tenant.User{ID: tenant.UserID{Context: 1}, Login: login, MailHost: "h"})
 		must(tb, err)
 	}
-	r := &rig{tb: tb, db: d, subs: subscription.New(d, keys, func(client string) bool { return client != "banned" }, time.Now)}
+	must(tb, tenants.SetProperty(ctx, tenant.Subject{Scope: cascade.Server}, "push.allowed_clients", "app", "test")) // "banned" is not
+	r := &rig{tb: tb, db: d, subs: subscription.New(d, keys, tenants.View, time.Now), tenants: tenants}
 	service, err := push.New(push.Config{
 		DB: d, Subscriptions: r.subs, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Now: time.Now,
 		NewMailTTL: time.Hour, MaxInFlight: 1, Node: "node", Lease: time.Minute,

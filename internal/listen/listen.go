@@ -126,7 +126,11 @@ func New(c Config) (*Service, error) {
 	}, []string{"state"})
 	c.Idle.Folders = s.Folders
 	c.Subscriptions.Watch(s.Changed)
-	c.Tenants.Watch(func() { signal(s.rehost) })
+	c.Tenants.Watch(func(u tenant.UserID) {
+		if u == (tenant.UserID{}) {
+			signal(s.rehost)
+		}
+	})
 	return s, c.Metrics.Register(s.gauge)
 }
 
@@ -403,7 +407,7 @@ func (s *Service) forget(e *entry) {
 // scanLoop compares all rows with the table: at start, when nodes come and go, when the bus may have lost a
 // word, and now and then.
 func (s *Service) scanLoop(ctx context.Context) {
-	if err := s.Subscriptions.Recheck(ctx); err != nil && ctx.Err() == nil {
+	if err := s.Subscriptions.Recheck(ctx, tenant.UserID{}); err != nil && ctx.Err() == nil {
 		s.Log.ErrorContext(ctx, "cannot read or write listeners", slog.Any("err", err))
 	}
 	timer := time.NewTimer(0)

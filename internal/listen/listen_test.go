@@ -84,7 +84,7 @@ func newFixture(t *testing.T, url string, h tenant.MailHost, n int) *fixture {
 		DB: f.db, Keys: f.keys, Tenants: tenants, Log: log, Now: time.Now,
 		SessionLifetime: time.Hour, MaxSessions: 1, AttemptsPerLogin: 9, AttemptsPerAddress: 9, Window: time.Hour,
 	})
-	subs := subscription.New(f.db, f.keys, func(string) bool { return true }, time.Now)
+	subs := subscription.New(f.db, f.keys, tenants.View, time.Now)
 	pushes, err := push.New(push.Config{
 		DB: f.db, Subscriptions: subs, Log: log, Metrics: prometheus.NewRegistry(), Now: time.Now,
 		NewMailTTL: time.Hour, MaxInFlight: 1, Node: "node", Lease: time.Minute,

@@ -105,7 +105,7 @@ func newRig(tb testing.TB, url string) *rig {
 		}
 		must(tb, r.tenants.AddMailHost(ctx, h, password))
 	}
-	subs := subscription.New(r.db, keys, func(string) bool { return true }, time.Now)
+	subs := subscription.New(r.db, keys, r.tenants.View, time.Now)
 	for _, u := range []struct {
 		login, host string
 		context     int64

@@ -388,7 +388,7 @@ func (b *bench) another(tb testing.TB, tr Transport, n int) subscription.Token {
 		"fcm":  fmt.Sprintf(`{"registration_token":"%s%02x"}`, registrationToken, n),
 	}[tr.Name()]
 	if raw == "" {
-		receiver, err := b.webpushFake.Subscribe(b.webpush.Sender.PublicKey())
+		receiver, err := b.webpushFake.Subscribe(b.webpush.PublicKey(""))
 		must(tb, err)
 		raw = string(receiver.JSON())
 	}

@@ -1,11 +1,9 @@
 package push
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"net/http"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,10 +18,13 @@ import (
 
 // APNsApp is one app's credential and the clients it is for.
 type APNsApp struct {
+	// Provider is whose credential it is; "" is the installation.
+	Provider string
+
 	Match  func(client string) bool
 	Topic  string
 	Sender *apns.Sender
-	// Privacy, when set, takes the place of the transport's.
+	// Privacy, when set, takes the place of what the installation says.
 	Privacy Privacy
 	// Environment is Sender's. Other, when not nil, sends to the other one with the same credential.
 	Environment string
@@ -36,8 +37,11 @@ type APNsApp struct {
 	noOther atomic.Bool
 }
 
-func (a *APNsApp) serves(client string) bool { return a.Match(client) }
-func (a *APNsApp) users() *sync.WaitGroup    { return &a.inUse }
+func (a *APNsApp) serves(sub subscription.Subscription) bool {
+	return a.Provider == sub.Provider && a.Match(sub.Client)
+}
+func (a *APNsApp) belongs() (owner, what string) { return a.Provider, a.Topic }
+func (a *APNsApp) users() *sync.WaitGroup        { return &a.inUse }
 
 // Retire waits for the sends that began before the app was replaced, and ends its connections.
 func (a *APNsApp) Retire() {
@@ -63,7 +67,6 @@ func (a *APNsApp) streams() int {
 
 // APNs sends to Apple devices.
 type APNs struct {
-	Privacy Privacy
 	// Apps changes by Replace only, once the transport is in use.
 	Apps []*APNsApp
 
@@ -80,14 +83,12 @@ func (*APNs) Name() string { return "apns" }
 func (t *APNs) Lane(sub subscription.Subscription) (string, bool) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	i := appFor(t.Apps, sub.Client)
+	i := appFor(t.Apps, sub)
 	if i < 0 {
 		return "", false
 	}
-	return "apns/" + t.name(i), true
+	return "apns/" + appName(t.Apps, i), true
 }
-
-func (t *APNs) name(i int) string { return strconv.Itoa(i) + "/" + t.Apps[i].Topic }
 
 // Credential is a certificate, or a token key: of the latter's requests Apple takes one at a time until
 // it has seen a good one.
@@ -95,7 +96,7 @@ func (t *APNs) Credential(lane string) Credential {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	for i := range t.Apps {
-		if "apns/"+t.name(i) == lane {
+		if "apns/"+appName(t.Apps, i) == lane {
 			return t.credential(i)
 		}
 	}
@@ -104,7 +105,7 @@ func (t *APNs) Credential(lane string) Credential {
 
 func (t *APNs) credential(i int) Credential {
 	a := t.Apps[i]
-	c := Credential{Name: t.name(i), Expires: a.Expires, Since: a.Since, Most: a.streams}
+	c := Credential{Name: appName(t.Apps, i), Owner: a.Provider, Expires: a.Expires, Since: a.Since, Most: a.streams}
 	if a.Expires.IsZero() {
 		c.First = 1
 	}
@@ -214,12 +215,12 @@ func (n Notification) render(privacy Privacy) (payload []byte, kind string, err 
 // Send shows an alert with sound and, when the count is known, a badge; or it changes the badge, or has
 // the app clear what it shows.
 func (t *APNs) Send(ctx context.Context, n Notification) outcome.Outcome {
-	a := holdApp(&t.mu, &t.Apps, n.Subscription.Client)
+	a := holdApp(&t.mu, &t.Apps, n.Subscription)
 	if a == nil {
 		return outcome.Outcome{Kind: outcome.Blocked, Reason: "transport_disabled"}
 	}
 	defer a.inUse.Done()
-	payload, kind, err := n.render(cmp.Or(a.Privacy, t.Privacy).of(n))
+	payload, kind, err := n.render(n.privacy(a.Privacy).of(n))
 	if err != nil {
 		return outcome.Outcome{Kind: outcome.Refused, Reason: "bad_keys", Err: err}
 	}

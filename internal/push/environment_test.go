@@ -99,7 +99,7 @@ func TestOtherEnvironment(t *testing.T) {
 				e.app.Other.Close()
 				e.app.Other = nil
 			}
-			tr := &APNs{Privacy: PrivacyFull, Apps: []*APNsApp{e.app}}
+			tr := &APNs{Apps: []*APNsApp{e.app}}
 			n := Notification{
 				Collapse: strings.Repeat("c", 32), Expires: time.Now().Add(time.Hour), AskElsewhere: c.may, Input: Input{Topic: "mail:new"},
 				Subscription: subscription.Subscription{Client: "app", Environment: c.remembered, Token: subscription.Token{Body: []byte(deviceToken)}},
@@ -141,7 +141,7 @@ func TestEnvironmentIsRemembered(t *testing.T) {
 			}
 		}
 		begin := func() {
-			s = r.service(nil, &APNs{Privacy: PrivacyFull, Apps: []*APNsApp{e.app}})
+			s = r.service(nil, &APNs{Apps: []*APNsApp{e.app}})
 			stop = r.start(s)
 		}
 		begin()

@@ -1,7 +1,6 @@
 package push
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"strconv"
@@ -15,12 +14,15 @@ import (
 
 // FCMApp is one Firebase project's credential and the clients it is for.
 type FCMApp struct {
+	// Provider is whose credential it is; "" is the installation.
+	Provider string
+
 	Match   func(client string) bool
 	Project string
 	// Package, when set, is the only app that may show the notification.
 	Package string
 	Sender  *fcm.Sender
-	// Privacy, when set, takes the place of the transport's.
+	// Privacy, when set, takes the place of what the installation says.
 	Privacy Privacy
 	// Since is since when the service account is in use.
 	Since time.Time
@@ -28,8 +30,11 @@ type FCMApp struct {
 	inUse sync.WaitGroup
 }
 
-func (a *FCMApp) serves(client string) bool { return a.Match(client) }
-func (a *FCMApp) users() *sync.WaitGroup    { return &a.inUse }
+func (a *FCMApp) serves(sub subscription.Subscription) bool {
+	return a.Provider == sub.Provider && a.Match(sub.Client)
+}
+func (a *FCMApp) belongs() (owner, what string) { return a.Provider, a.Project }
+func (a *FCMApp) users() *sync.WaitGroup        { return &a.inUse }
 
 // Retire waits for the sends that began before the app was replaced, and ends its connections.
 func (a *FCMApp) Retire() {
@@ -39,8 +44,7 @@ func (a *FCMApp) Retire() {
 
 // FCM sends to Android devices: data messages, from which the app builds its notification.
 type FCM struct {
-	Privacy Privacy
-	Now     func() time.Time
+	Now func() time.Time
 	// Apps changes by Replace only, once the transport is in use.
 	Apps []*FCMApp
 
@@ -57,21 +61,19 @@ func (*FCM) Name() string { return "fcm" }
 func (t *FCM) Lane(sub subscription.Subscription) (string, bool) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	i := appFor(t.Apps, sub.Client)
+	i := appFor(t.Apps, sub)
 	if i < 0 {
 		return "", false
 	}
-	return "fcm/" + t.name(i), true
+	return "fcm/" + appName(t.Apps, i), true
 }
-
-func (t *FCM) name(i int) string { return strconv.Itoa(i) + "/" + t.Apps[i].Project }
 
 // Credential is a service account.
 func (t *FCM) Credential(lane string) Credential {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	for i := range t.Apps {
-		if "fcm/"+t.name(i) == lane {
+		if "fcm/"+appName(t.Apps, i) == lane {
 			return t.credential(i)
 		}
 	}
@@ -79,7 +81,8 @@ func (t *FCM) Credential(lane string) Credential {
 }
 
 func (t *FCM) credential(i int) Credential {
-	return Credential{Name: t.name(i), Since: t.Apps[i].Since, PerMinute: fcmPerMinute}
+	a := t.Apps[i]
+	return Credential{Name: appName(t.Apps, i), Owner: a.Provider, Since: a.Since, PerMinute: fcmPerMinute}
 }
 
 // Watch tells of each app's service account.
@@ -141,12 +144,12 @@ func (n Notification) data(privacy Privacy) (m map[string]string, err error) {
 
 // Send sends one data message. Those that show nothing may wait until the device wakes by itself.
 func (t *FCM) Send(ctx context.Context, n Notification) outcome.Outcome {
-	a := holdApp(&t.mu, &t.Apps, n.Subscription.Client)
+	a := holdApp(&t.mu, &t.Apps, n.Subscription)
 	if a == nil {
 		return outcome.Outcome{Kind: outcome.Blocked, Reason: "transport_disabled"}
 	}
 	defer a.inUse.Done()
-	data, err := n.data(cmp.Or(a.Privacy, t.Privacy).of(n))
+	data, err := n.data(n.privacy(a.Privacy).of(n))
 	if err != nil {
 		return outcome.Outcome{Kind: outcome.Refused, Reason: "bad_keys", Err: err}
 	}

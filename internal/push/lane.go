@@ -10,6 +10,8 @@ type Credential struct {
 	// Name tells people which it is. It is a label of metrics, so it comes from the configuration, never from a
 	// device.
 	Name string
+	// Owner is the provider whose it is; "" is the installation.
+	Owner string
 	// Expires is when it ends; zero is never, or not known.
 	Expires time.Time
 	// Since is since when it is in use: it differs after it was replaced.

@@ -23,7 +23,7 @@ func (r *rig) node(name string, lease time.Duration, transports ...Transport) *S
 	must(r.tb, err)
 	r.tb.Cleanup(func() { _ = d.Close() })
 	return r.service(func(c *Config) {
-		c.DB, c.Subscriptions = d, subscription.New(d, r.keys, func(string) bool { return true }, time.Now)
+		c.DB, c.Subscriptions = d, subscription.New(d, r.keys, r.tenants.View, time.Now)
 		c.Node, c.Lease = name, lease
 	}, transports...)
 }

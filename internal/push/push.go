@@ -159,28 +159,31 @@ func (s *Service) credential(lane string) Credential {
 	return Credential{Name: rest} // "none/apns"
 }
 
-// ParseToken reads the token of a subscription request of client. Errors are ErrNoTransport and
-// *TokenError.
-func (s *Service) ParseToken(transport, client string, raw json.RawMessage) (subscription.Token, error) {
+// ParseToken reads the token of a subscription request of client, for a user of provider, and says whose
+// credential it belongs to: the provider's, or where he has none for it, the installation's (""). Errors are
+// ErrNoTransport and *TokenError.
+func (s *Service) ParseToken(transport, provider, client string, raw json.RawMessage) (tok subscription.Token, owner string, err error) {
 	t := s.transport(transport)
 	if t == nil {
-		return subscription.Token{}, ErrNoTransport
+		return subscription.Token{}, "", ErrNoTransport
 	}
-	tok, err := t.ParseToken(raw)
-	if err != nil {
-		return subscription.Token{}, err
+	if tok, err = t.ParseToken(raw); err != nil {
+		return subscription.Token{}, "", err
 	}
-	if _, ok := t.Lane(subscription.Subscription{Client: client, Token: tok}); !ok {
-		return subscription.Token{}, ErrNoTransport
+	for _, owner := range []string{provider, ""} {
+		if _, ok := t.Lane(subscription.Subscription{Provider: owner, Client: client, Token: tok}); ok {
+			return tok, owner, nil
+		}
 	}
-	return tok, nil
+	return subscription.Token{}, "", ErrNoTransport
 }
 
-// Names lists the configured transports.
-func (s *Service) Names() []string {
-	names := make([]string, len(s.Transports))
-	for i, t := range s.Transports {
-		names[i] = t.Name()
+// Offered lists the transports that there are credentials for, of a provider or of the installation.
+func (s *Service) Offered(provider string) (names []string) {
+	for _, t := range s.Transports {
+		if slices.ContainsFunc(t.Watch(), func(w Watched) bool { return w.Owner == "" || w.Owner == provider }) {
+			names = append(names, t.Name())
+		}
 	}
 	return names
 }

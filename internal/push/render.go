@@ -2,6 +2,7 @@ package push
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"strconv"
 
@@ -59,6 +60,15 @@ const (
 
 // view is what may be told of a mail; "" is not told.
 type view struct{ sender, subject string }
+
+// privacy is how much a notification tells: what holds for its user, or the app's own level, when that is set and
+// nobody closer to the user than the installation has said anything. Nothing known is nothing told.
+func (n Notification) privacy(app Privacy) Privacy {
+	if app != "" && !n.Subscription.PrivacyFixed {
+		return app
+	}
+	return cmp.Or(Privacy(n.Subscription.Privacy), PrivacyNone)
+}
 
 func (p Privacy) view(n Notification) view {
 	var v view

@@ -81,7 +81,7 @@ func TestGolden(t *testing.T) {
 		{"sealed", "-clear"},
 		{"sealed", "-badge"},
 	} {
-		b.apns.Privacy, b.fcm.Privacy, b.webpush.Privacy = Privacy(c.privacy), Privacy(c.privacy), Privacy(c.privacy)
+		b.privacy = Privacy(c.privacy)
 		for _, tr := range b.transports() {
 			n := sample()
 			change[c.name](&n)
@@ -347,7 +347,7 @@ func TestShortForm(t *testing.T) {
 	for _, tr := range b.transports() {
 		n := sample()
 		v := slot{id: slotID{"x", collapseKeyMail}, version: 1, input: n.Input, expires: time.Now().Add(time.Hour)}
-		sub := subscription.Subscription{Client: "app", Token: b.tokens[tr.Name()]}
+		sub := subscription.Subscription{Client: "app", Token: b.tokens[tr.Name()], Privacy: "full"}
 		if o := s.send(t.Context(), v, sub, -1, time.Now()); o.Kind != outcome.Delivered {
 			t.Errorf("%s: %v", tr.Name(), o)
 		}

@@ -47,6 +47,7 @@ type rig struct {
 	keys *seal.Keyring
 	subs *subscription.Store
 
+	tenants  *tenant.Store
 	versions map[tenant.UserID]int64
 }
 
@@ -58,8 +59,7 @@ func newRig(tb testing.TB, url string, users int) *rig {
 	r.keys, err = seal.ParseKeyFile(file)
 	must(tb, err)
 	r.open()
-	tenants, err := tenant.New(r.db, r.keys, tenant.NotifyCredential{UserForm: tenant.FormLogin}, time.Now)
-	must(tb, err)
+	tenants := r.tenants
 	ctx := tb.Context()
 	_, err = tenants.AddContext(ctx, tenant.Context{})
 	must(tb, err)
@@ -78,7 +78,9 @@ func (r *rig) open() {
 	must(r.tb, err)
 	r.tb.Cleanup(func() { _ = d.Close() })
 	r.db = d
-	r.subs = subscription.New(r.db, r.keys, func(string) bool { return true }, time.Now)
+	r.tenants, err = tenant.New(r.db, r.keys, tenant.NotifyCredential{UserForm: tenant.FormLogin}, time.Now)
+	must(r.tb, err)
+	r.subs = subscription.New(r.db, r.keys, r.tenants.View, time.Now)
 }
 
 func user(id int64) tenant.UserID { return tenant.UserID{Context: 1, ID: id} }

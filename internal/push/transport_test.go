@@ -28,6 +28,7 @@ import (
 // bench is the three transports, each with a strict fake behind it and one device.
 type bench struct {
 	tb      testing.TB
+	privacy Privacy
 	apns    APNs
 	fcm     FCM
 	webpush WebPush
@@ -59,7 +60,7 @@ var fcmKey = sync.OnceValue(func() *rsa.PrivateKey {
 
 func newBench(tb testing.TB, privacy Privacy) *bench {
 	tb.Helper()
-	b := &bench{tb: tb, tokens: map[string]subscription.Token{}}
+	b := &bench{tb: tb, privacy: privacy, tokens: map[string]subscription.Token{}}
 	clock := func() time.Time { return moment }
 	anybody := func(client string) bool { return client == "app" }
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -77,7 +78,7 @@ func newBench(tb testing.TB, privacy Privacy) *bench {
 		URL: b.apnsFake.URL(), Environment: apns.Production, Topic: "com.example.mail", TokenKey: tokenKey, RootCAs: b.apnsFake.RootCAs(),
 	})
 	must(tb, err)
-	b.apns = APNs{Privacy: privacy, Apps: []*APNsApp{{Match: anybody, Topic: "com.example.mail", Sender: apnsSender}}}
+	b.apns = APNs{Apps: []*APNsApp{{Match: anybody, Topic: "com.example.mail", Sender: apnsSender}}}
 
 	b.fcmFake, err = fake.NewFCM(fake.FCMConfig{Key: fcmKey()})
 	must(tb, err)
@@ -85,7 +86,7 @@ func newBench(tb testing.TB, privacy Privacy) *bench {
 	must(tb, err)
 	fcmSender, err := fcm.New(fcm.Config{ServiceAccount: account, Endpoint: b.fcmFake.URL()})
 	must(tb, err)
-	b.fcm = FCM{Privacy: privacy, Now: clock, Apps: []*FCMApp{
+	b.fcm = FCM{Now: clock, Apps: []*FCMApp{
 		{Match: anybody, Project: b.fcmFake.Project(), Package: "com.example.mail", Sender: fcmSender},
 	}}
 
@@ -98,7 +99,7 @@ func newBench(tb testing.TB, privacy Privacy) *bench {
 	})
 	must(tb, err)
 	b.webpush = WebPush{
-		Sender: webpushSender, Privacy: privacy, CheckEndpoint: func(string) error { return nil },
+		Keys: map[string]VAPID{"": {Sender: webpushSender}}, CheckEndpoint: func(string) error { return nil },
 		Navigate: "https://push.example.org/", Now: clock,
 	}
 	b.device, err = fake.NewDeviceKeys()
@@ -129,7 +130,7 @@ func (b *bench) transports() []Transport { return []Transport{&b.apns, &b.fcm, &
 // send sends to a transport's device and returns what its fake took.
 func (b *bench) send(t Transport, n Notification) (outcome.Outcome, fake.Delivery) {
 	b.tb.Helper()
-	n.Subscription.Client = "app"
+	n.Subscription.Client, n.Subscription.Privacy = "app", string(b.privacy)
 	n.Subscription.User = tenant.UserID{Context: 1, ID: 3}
 	n.Subscription.Token = b.tokens[t.Name()]
 	n.Subscription.Keys = b.keys
@@ -167,7 +168,7 @@ func TestParseToken(t *testing.T) {
 		return fmt.Sprintf(`{"endpoint":%q,"expirationTime":null,"keys":{"p256dh":%q,"auth":%q}}`, endpoint, url.Replace(p256dh), url.Replace(auth))
 	}
 	s := newRig(t, sqliteURL(t), 1).service(nil, b.transports()...)
-	want(t, "names", s.Names(), []string{"apns", "fcm", "webpush"})
+	want(t, "offered", s.Offered(""), []string{"apns", "fcm", "webpush"})
 	for _, c := range []struct {
 		transport, client, raw string
 		identity, target, lane string
@@ -198,7 +199,7 @@ func TestParseToken(t *testing.T) {
 		if client == "" {
 			client = "app"
 		}
-		tok, err := s.ParseToken(c.transport, client, json.RawMessage(c.raw))
+		tok, _, err := s.ParseToken(c.transport, "", client, json.RawMessage(c.raw))
 		var wrong *TokenError
 		switch {
 		case c.err != nil:
@@ -243,6 +244,47 @@ func TestLanesPerCredential(t *testing.T) {
 		}
 		if o := tr.Send(t.Context(), Notification{Subscription: sub("neither")}); o.Kind != outcome.Blocked {
 			t.Errorf("%s: sent without an app: %v", tr.Name(), o)
+		}
+	}
+}
+
+// TestProviders: a subscription goes by the credential that it was made with, and by no other.
+func TestProviders(t *testing.T) {
+	b := newBench(t, PrivacyFull)
+	b.apns.Apps = append(b.apns.Apps, &APNsApp{Provider: "blue", Match: b.apns.Apps[0].Match, Topic: "com.example.blue", Sender: b.apns.Apps[0].Sender})
+	b.fcm.Apps = append(b.fcm.Apps, &FCMApp{Provider: "red", Match: b.fcm.Apps[0].Match, Project: "red", Sender: b.fcm.Apps[0].Sender})
+	b.webpush.Keys["blue"] = b.webpush.Keys[""]
+	s := newRig(t, sqliteURL(t), 1).service(nil, b.transports()...)
+	for _, c := range []struct{ transport, provider, owner, lane, credential string }{
+		{"apns", "", "", "apns/0/com.example.mail", "0/com.example.mail"},
+		{"apns", "blue", "blue", "apns/blue/0/com.example.blue", "blue/0/com.example.blue"},
+		{"apns", "red", "", "apns/0/com.example.mail", "0/com.example.mail"},
+		{"fcm", "red", "red", "fcm/red/0/red", "red/0/red"},
+		{"fcm", "blue", "", "fcm/0/" + b.fcmFake.Project(), "0/" + b.fcmFake.Project()},
+		{"webpush", "blue", "blue", "webpush/blue " + b.tokens["webpush"].Target, "blue/vapid"},
+		{"webpush", "red", "", "webpush/" + b.tokens["webpush"].Target, "vapid"},
+	} {
+		raw := map[string]string{
+			"apns": fmt.Sprintf(`{"device_token":%q}`, deviceToken), "fcm": fmt.Sprintf(`{"registration_token":%q}`, registrationToken),
+			"webpush": `{"endpoint":"` + between(string(b.tokens["webpush"].Body), `"Endpoint":"`) + `","keys":` + string(b.device.JSON()) + `}`,
+		}[c.transport]
+		tok, owner, err := s.ParseToken(c.transport, c.provider, "app", json.RawMessage(raw))
+		if err != nil || owner != c.owner {
+			t.Errorf("%s of %q belongs to %q, want %q (%v)", c.transport, c.provider, owner, c.owner, err)
+			continue
+		}
+		tok.Target = b.tokens[c.transport].Target
+		sub := subscription.Subscription{Client: "app", Token: tok, Provider: owner}
+		lane, ok := s.transport(c.transport).Lane(sub)
+		if cred := s.credential(lane); !ok || lane != c.lane || cred.Name != c.credential || cred.Owner != c.owner {
+			t.Errorf("%s of %q: lane %q %v of %+v, want %q of %q", c.transport, c.provider, lane, ok, cred, c.lane, c.credential)
+		}
+	}
+	want(t, "offered", s.Offered("blue"), []string{"apns", "fcm", "webpush"})
+	for _, tr := range b.transports() {
+		n := Notification{Subscription: subscription.Subscription{Client: "app", Token: b.tokens[tr.Name()], Provider: "gone"}}
+		if o := tr.Send(t.Context(), n); o.Kind != outcome.Blocked || o.Reason != "transport_disabled" {
+			t.Errorf("%s: sent with another's credential: %v", tr.Name(), o)
 		}
 	}
 }

@@ -4,7 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,55 +18,94 @@ import (
 
 // WebPush sends to browsers and to UnifiedPush distributors.
 type WebPush struct {
-	Privacy Privacy
 	// CheckEndpoint refuses endpoints that we would not dial.
 	CheckEndpoint func(endpoint string) error
 	// Navigate is the URL that a click on a notification opens.
 	Navigate string
 	Now      func() time.Time
-	// Sender holds the VAPID key, and Since is since when that is in use. They change by Replace only, once the
+	// Keys are the VAPID keys, by whose they are: the installation is "". They change by Replace only, once the
 	// transport is in use.
-	Sender *webpush.Sender
-	Since  time.Time
+	Keys map[string]VAPID
 
-	mu sync.RWMutex // guards the last two
+	mu sync.RWMutex // guards Keys
 }
 
-// Replace has the sends from now on go out under another VAPID key.
-func (t *WebPush) Replace(s *webpush.Sender, since time.Time) {
+// VAPID sends under one VAPID key.
+type VAPID struct {
+	Sender *webpush.Sender
+	// Since is since when the key is in use.
+	Since time.Time
+}
+
+// Replace has the sends from now on go out under other VAPID keys.
+func (t *WebPush) Replace(keys map[string]VAPID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.Sender, t.Since = s, since
+	t.Keys = keys
 }
 
-func (t *WebPush) sender() *webpush.Sender {
+func (t *WebPush) key(provider string) (VAPID, bool) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return t.Sender
+	k, ok := t.Keys[provider]
+	return k, ok
 }
 
-// PublicKey is the VAPID key as browsers want it.
-func (t *WebPush) PublicKey() string { return t.sender().PublicKey() }
+// PublicKey is the VAPID key of a provider, or of the installation when he has none, as browsers want it; ""
+// when there is neither.
+func (t *WebPush) PublicKey(provider string) string {
+	k, ok := t.key(provider)
+	if !ok {
+		if k, ok = t.key(""); !ok {
+			return ""
+		}
+	}
+	return k.Sender.PublicKey()
+}
 
 // Name is "webpush".
 func (*WebPush) Name() string { return "webpush" }
 
-// Lane is one for each push service, by its origin.
-func (*WebPush) Lane(sub subscription.Subscription) (string, bool) {
-	return "webpush/" + sub.Token.Target, true
+// Lane is one for each push service, by its origin, and each VAPID key.
+func (t *WebPush) Lane(sub subscription.Subscription) (string, bool) {
+	_, ok := t.key(sub.Provider)
+	if sub.Provider == "" {
+		return "webpush/" + sub.Token.Target, ok
+	}
+	return "webpush/" + sub.Provider + " " + sub.Token.Target, ok
 }
 
-// Credential is our one VAPID key: the origins are foreign input, and no labels. Each begins with little,
+// Credential is a VAPID key: the origins are foreign input, and no labels. Each begins with little,
 // for there may be many that do not answer.
-func (t *WebPush) Credential(string) Credential {
+func (t *WebPush) Credential(lane string) Credential {
+	provider, _, own := strings.Cut(strings.TrimPrefix(lane, "webpush/"), " ")
+	if !own {
+		provider = ""
+	}
+	k, ok := t.key(provider)
+	if !ok {
+		return Credential{}
+	}
+	return credentialOf(provider, k)
+}
+
+func credentialOf(provider string, k VAPID) Credential {
+	name := "vapid"
+	if provider != "" {
+		name = provider + "/vapid"
+	}
+	return Credential{Name: name, Owner: provider, Since: k.Since, First: 2}
+}
+
+// Watch tells of the VAPID keys. Of the tokens of each, one for each origin, it is the oldest.
+func (t *WebPush) Watch() (all []Watched) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return Credential{Name: "vapid", Since: t.Since, First: 2}
-}
-
-// Watch tells of the VAPID key. Of its tokens, one for each origin, it is the oldest.
-func (t *WebPush) Watch() []Watched {
-	return []Watched{{Credential: t.Credential(""), TokenSince: t.sender().TokenSince()}}
+	for _, provider := range slices.Sorted(maps.Keys(t.Keys)) {
+		k := t.Keys[provider]
+		all = append(all, Watched{Credential: credentialOf(provider, k), TokenSince: k.Sender.TokenSince()})
+	}
+	return all
 }
 
 // ParseToken reads a browser's PushSubscription.toJSON().
@@ -123,11 +165,15 @@ func (t *WebPush) Send(ctx context.Context, n Notification) outcome.Outcome {
 	if n.Badge >= 0 {
 		appBadge = strconv.Itoa(n.Badge)
 	}
+	key, ok := t.key(n.Subscription.Provider)
+	if !ok {
+		return outcome.Outcome{Kind: outcome.Blocked, Reason: "transport_disabled"}
+	}
 	m := webpush.Message{TTL: n.Expires.Sub(t.Now()), Urgency: "high", Topic: n.Collapse}
 	if n.silent() {
 		m.Body, m.Urgency = encode(silentBody{factsOf(n), appBadge}), "low"
 	} else {
-		m.Body = fit(t.Privacy.view(n), webpush.MaxBody, func(v view) ([]byte, int) {
+		m.Body = fit(n.privacy("").view(n), webpush.MaxBody, func(v view) ([]byte, int) {
 			d := declarative{WebPush: 8030, AppBadge: appBadge}
 			d.Notification = declarativeContent{Navigate: t.Navigate, Tag: n.Collapse, Data: factsOf(n)}
 			d.Notification.Title, d.Notification.Body = v.screen()
@@ -135,5 +181,5 @@ func (t *WebPush) Send(ctx context.Context, n Notification) outcome.Outcome {
 			return b, len(b)
 		})
 	}
-	return t.sender().Send(ctx, sub, m)
+	return key.Sender.Send(ctx, sub, m)
 }

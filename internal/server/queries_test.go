@@ -228,6 +228,8 @@ func providers(t *testing.T, w *world) {
 	if _, err = s.ProviderLogo(t.Context(), "blue"); !errors.Is(err, tenant.ErrNotFound) {
 		t.Errorf("a logo: %v", err)
 	}
+	_, err = s.Directory(t.Context())
+	must(t, err)
 	n, err := open(other + "\n" + string(text)).Reseal(t.Context())
 	if err != nil || n == 0 {
 		t.Errorf("sealed %d anew: %v", n, err)

@@ -14,8 +14,6 @@ import (
 
 	"github.com/posthorn-mail/posthorn/internal/api"
 	"github.com/posthorn-mail/posthorn/internal/config"
-	"github.com/posthorn-mail/posthorn/internal/push"
-	"github.com/posthorn-mail/posthorn/internal/webpush"
 )
 
 // Reload reads the configuration, the host rules and every push credential again, and uses those that have changed from then
@@ -44,7 +42,7 @@ func (s *Server) reload(ctx context.Context) (api.Reloaded, error) {
 		return none, err
 	}
 	var vapid []byte
-	if s.transports.webpush != nil {
+	if s.transports.enabled["webpush"] {
 		if vapid, err = readVAPID(cfg, s.state.dir); err != nil {
 			return none, err
 		}
@@ -104,7 +102,7 @@ func (s *Server) needsRestart(cfg *config.Config) []string {
 	}
 	keys := []string{}
 	for _, v := range cfg.Settings() {
-		taken := slices.ContainsFunc([]string{"hosts_file", "properties", "context_sets_dir", "transports.apns.apps", "transports.fcm.apps", "transports.webpush.vapid_key", "transports.webpush.subject"},
+		taken := slices.ContainsFunc([]string{"hosts_file", "properties", "context_sets_dir", "push.privacy", "push.allowed_clients", "sessions.", "transports.webpush.privacy", "transports.apns.apps", "transports.fcm.apps", "transports.webpush.vapid_key", "transports.webpush.subject"},
 			func(key string) bool { return strings.HasPrefix(v.Key, key) })
 		taken = taken || s.tls.files != nil && cfg.Public.TLS.CertificateFile != "" && strings.HasPrefix(v.Key, "public.tls.")
 		if was, ok := before[v.Key]; !taken && ok && !reflect.DeepEqual(was, v.Value) {
@@ -123,58 +121,27 @@ func (t *transports) reload(cfg *config.Config, vapid []byte, now func() time.Ti
 		return nil, config.Problems{{Message: "the server is stopping"}}
 	}
 	var found findings
-	c := cfg.Transports
-	for _, sw := range []struct {
-		key      string
-		now, was bool
-	}{
-		{"transports.webpush.enabled", c.WebPush.Enabled, t.webpush != nil},
-		{"transports.apns.enabled", c.APNs.Enabled, t.apns != nil},
-		{"transports.fcm.enabled", c.FCM.Enabled, t.fcm != nil},
-	} {
-		if sw.now != sw.was {
-			found.problems = append(found.problems, cfg.Problem(sw.key, "to switch a transport on or off, restart the server"))
+	for transport, on := range enabled(cfg) {
+		if on != t.enabled[transport] {
+			found.problems = append(found.problems, cfg.Problem("transports."+transport+".enabled", "to switch a transport on or off, restart the server"))
 		}
 	}
 	if len(found.problems) > 0 {
 		return nil, found.problems
 	}
-
-	next := made{vapid: t.made.vapid}
-	var sender *webpush.Sender
-	if t.webpush != nil {
-		if next.vapid = vapidFingerprint(cfg, vapid); next.vapid != t.made.vapid {
-			sender = t.makeWebPush(cfg, vapid, now, &found)
-		}
-	}
-	var apnsApps []*push.APNsApp
-	if t.apns != nil {
-		apnsApps, next.apns = makeAPNs(cfg, t.made.apns, now, &found)
-	}
-	var fcmApps []*push.FCMApp
-	if t.fcm != nil {
-		fcmApps, next.fcm = makeFCM(cfg, t.made.fcm, now, &found)
-	}
+	next := t.make(cfg, vapid, now, &found)
 	if problems = append(found.problems, found.expired...); len(problems) > 0 {
 		return nil, problems // what was made has no connection yet
 	}
-
 	before := t.names()
-	t.made = next
-	if sender != nil {
-		t.webpush.Replace(sender, now())
-	}
-	if t.apns != nil {
-		for _, a := range t.apns.Replace(apnsApps) {
-			t.retiring.Go(a.Retire)
-		}
-	}
-	if t.fcm != nil {
-		for _, a := range t.fcm.Replace(fcmApps) {
-			t.retiring.Go(a.Retire)
-		}
-	}
-	changed = []string{}
+	t.own = next
+	t.use()
+	return t.since(before), nil
+}
+
+// since says which credentials are others than before.
+func (t *transports) since(before map[string]time.Time) []string {
+	changed := []string{}
 	after := t.names()
 	for name, since := range after {
 		if was, ok := before[name]; !ok || !was.Equal(since) {
@@ -187,7 +154,7 @@ func (t *transports) reload(cfg *config.Config, vapid []byte, now func() time.Ti
 		}
 	}
 	slices.Sort(changed)
-	return changed, nil
+	return changed
 }
 
 // names lists the credentials, and since when each is in use.

@@ -258,7 +258,8 @@ func TestReloadOfABadFile(t *testing.T) {
 	}
 	w.edit("    enabled: false\n", "    enabled: true\n")
 	w.edit(`push: {`, `push: {privacy: none, `)
-	if done, err := w.reload(); err != nil || len(done.Changed) > 0 || strings.Join(done.NeedsRestart, " ") != "push.privacy" {
+	w.edit(`push: {`, `push: {new_mail_ttl: 2d, `)
+	if done, err := w.reload(); err != nil || strings.Join(done.Changed, ", ") != "properties" || strings.Join(done.NeedsRestart, " ") != "push.new_mail_ttl" {
 		t.Errorf("another key: %+v, %v", done, err)
 	}
 	works()

@@ -16,7 +16,6 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -76,6 +75,7 @@ type Server struct {
 	version    string
 	memory     *bus.Memory // nil unless credentials are kept in it
 	transports *transports
+	follower   *follower
 	tenants    *tenant.Store
 	push       *push.Service
 	audit      *audit.Log
@@ -198,6 +198,7 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry, hosts *hos
 	if err := tenants.SetFiles(s.properties); err != nil {
 		return err
 	}
+	tenants.PublishAs(cfg.Public.URL)
 	if err := s.join(ctx, reg); err != nil {
 		return err
 	}
@@ -231,9 +232,7 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry, hosts *hos
 	if err := accounts.ClearDatabase(ctx); err != nil {
 		return err
 	}
-	subs := subscription.New(s.db, s.state.keys, func(client string) bool {
-		return slices.ContainsFunc(cfg.Push.AllowedClients, func(p string) bool { return config.MatchClient(p, client) })
-	}, now)
+	subs := subscription.New(s.db, s.state.keys, tenants.View, now)
 	s.push, err = push.New(push.Config{
 		DB: s.db, Subscriptions: subs, Transports: s.transports.all, Log: s.log, Metrics: reg, Now: now,
 		NewMailTTL: time.Duration(cfg.Push.NewMailTTL), MaxInFlight: cfg.Push.MaxInFlight,
@@ -262,13 +261,20 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry, hosts *hos
 	if err != nil {
 		return err
 	}
+	s.follower = &follower{
+		tenants: tenants, subs: subs, transports: s.transports, push: s.push, log: s.log, now: now, wake: make(chan struct{}, 1),
+	}
+	tenants.Watch(s.follower.hear)
+	if err := s.follower.use(ctx); err != nil {
+		return err
+	}
 	s.certificates = certificate.NewStorage(s.db, s.state.keys, s.state.node, now)
 	rotate := &rotation{tenants: tenants, subs: subs, accounts: accounts, certificates: s.certificates, key: s.state.keys.KeyID(), log: s.log}
 	notifier.Lost = s.listen.Missed
 	a := &api.API{
 		Tenants: tenants, Accounts: accounts, Subscriptions: subs, Push: s.push, Listen: s.listen, Cluster: s.cluster,
 		LastEvents: dispatcher.LastEvents, Log: s.log, Now: now, TrustedProxies: cfg.Public.TrustedProxies,
-		VAPIDPublicKey: s.transports.publicKey, Reload: s.Reload, Rotate: rotate.Rotate, Audit: s.audit, Doctor: s.doctor(tenants, accounts, subs, dispatcher),
+		VAPIDPublicKey: s.transports.webpush.PublicKey, Reload: s.Reload, Rotate: rotate.Rotate, Audit: s.audit, Doctor: s.doctor(tenants, accounts, subs, dispatcher),
 	}
 	s.public.server = newHTTPServer(secured(a.Public(), strings.HasPrefix(cfg.Public.URL, "https://")), s.log)
 	s.internal.server = newHTTPServer(s.internalMux(notifier, reg), s.log)
@@ -351,6 +357,7 @@ func (s *Server) Run(ctx context.Context) error {
 	workers.Go(func() error { return s.audit.Run(working) })
 	workers.Go(func() error { return s.idle.Run(working) })
 	workers.Go(func() error { return s.listen.Run(working) })
+	workers.Go(func() error { return s.follower.run(working) })
 	workers.Go(func() error { return s.runTLS(working) })
 	if s.mailNotify != nil {
 		workers.Go(func() error { return s.mailNotify.Run(working) })

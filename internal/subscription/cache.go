@@ -13,6 +13,7 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/bus"
 	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
+	"github.com/posthorn-mail/posthorn/internal/tenant/cascade"
 )
 
 // maxCached bounds the users in the cache.
@@ -25,13 +26,18 @@ const maxCached = 12288
 func (s *Store) For(ctx context.Context, u tenant.UserID, topic string) ([]Subscription, error) {
 	now := s.now()
 	subs, err := s.cached(ctx, u, now)
+	if err != nil || len(subs) == 0 {
+		return nil, err
+	}
+	v, err := s.view(ctx, u)
 	if err != nil {
 		return nil, err
 	}
 	var wanting []Subscription
 	for _, sub := range subs {
 		named := slices.Contains(sub.Topics, topic) || sub.Policy != nil && len(sub.Policy.Folders) > 0
-		if named && s.live(sub, now) {
+		if named && live(v, sub, now) {
+			sub.Policy = quieted(sub.Policy, v)
 			wanting = append(wanting, sub)
 		}
 	}
@@ -46,8 +52,12 @@ func (s *Store) Folders(ctx context.Context, u tenant.UserID) (folders []string,
 	if err != nil {
 		return nil, err
 	}
+	v, err := s.view(ctx, u)
+	if err != nil {
+		return nil, err
+	}
 	for _, sub := range subs {
-		if !s.live(sub, now) {
+		if !live(v, sub, now) {
 			continue
 		}
 		for _, topic := range sub.Topics {
@@ -68,8 +78,8 @@ func (s *Store) Folders(ctx context.Context, u tenant.UserID) (folders []string,
 }
 
 // live reports whether a subscription may have pushes now.
-func (s *Store) live(sub Subscription, now time.Time) bool {
-	return (sub.Expires.IsZero() || sub.Expires.After(now)) && s.allowed(sub.Client)
+func live(v *cascade.View, sub Subscription, now time.Time) bool {
+	return (sub.Expires.IsZero() || sub.Expires.After(now)) && allowed(v, sub.Client)
 }
 
 // cached are all subscriptions of a user. They belong to the cache.

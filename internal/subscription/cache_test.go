@@ -37,7 +37,7 @@ func (f *fixture) node(t *testing.T) *subscription.Store {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return subscription.New(f.db, keys, func(string) bool { return true }, f.now)
+	return subscription.New(f.db, keys, f.tenants.View, f.now)
 }
 
 func wants(t *testing.T, s *subscription.Store, n int64) int {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
+	"github.com/posthorn-mail/posthorn/internal/tenant/cascade"
 )
 
 // The states of a listener, as the API names them.
@@ -111,6 +112,10 @@ func (s *Store) refreshListeners(ctx context.Context, tx *db.Tx, users []tenant.
 }
 
 func (s *Store) wantsListener(ctx context.Context, tx *db.Tx, u tenant.UserID) (bool, error) {
+	v, err := s.view(ctx, u)
+	if err != nil {
+		return false, err
+	}
 	rows, err := tx.Query(ctx, sqlClientsOf, u.Context, u.ID, db.Millis(s.now()))
 	if err != nil {
 		return false, err
@@ -122,7 +127,7 @@ func (s *Store) wantsListener(ctx context.Context, tx *db.Tx, u tenant.UserID) (
 		if err := rows.Scan(&client); err != nil {
 			return false, err
 		}
-		wanted = wanted || s.allowed(client)
+		wanted = wanted || allowed(v, client)
 	}
 	return wanted, rows.Err()
 }
@@ -139,8 +144,8 @@ func scanListener(scan func(...any) error, l *Listener) error {
 // Active notes that a user does something with a client, now: for a while after it, his session wants a
 // listener. It does nothing for a client that may not have pushes.
 func (s *Store) Active(ctx context.Context, u tenant.UserID, client string) error {
-	if !s.allowed(client) {
-		return nil
+	if ok, err := s.Allowed(ctx, u, client); err != nil || !ok {
+		return err
 	}
 	now := s.now()
 	err := s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
@@ -252,11 +257,13 @@ func (s *Store) RemoveListener(ctx context.Context, u tenant.UserID) error {
 
 const sqlWantedClients = `SELECT s.context_id, s.user_id, s.client, COALESCE(l.wanted, 0) FROM subscriptions s
 	LEFT JOIN listeners l ON l.context_id = s.context_id AND l.user_id = s.user_id
-	WHERE s.expires_ms = 0 OR s.expires_ms > ? ORDER BY s.context_id, s.user_id`
+	WHERE (s.expires_ms = 0 OR s.expires_ms > ?) AND (CAST(? AS BIGINT) = 0 OR s.context_id = ?) AND (CAST(? AS BIGINT) = 0 OR s.user_id = ?)
+	ORDER BY s.context_id, s.user_id`
 
-// Recheck makes wanted listeners agree with the clients that are allowed, which may be others than at the last start.
-func (s *Store) Recheck(ctx context.Context) error {
-	wrong, err := s.disagreeing(ctx)
+// Recheck makes wanted listeners agree with the clients that are allowed, after what the cascade says has changed: for
+// a user; for all of a context, with 0 for the user's id; or for everybody, with the zero UserID.
+func (s *Store) Recheck(ctx context.Context, of tenant.UserID) error {
+	wrong, err := s.disagreeing(ctx, of)
 	if err != nil {
 		return fmt.Errorf("compare listeners with allowed clients: %w", err)
 	}
@@ -269,16 +276,17 @@ func (s *Store) Recheck(ctx context.Context) error {
 }
 
 // disagreeing lists the users whose listener is wanted and should not be, or the other way round.
-func (s *Store) disagreeing(ctx context.Context) (wrong []tenant.UserID, err error) {
-	rows, err := s.db.Query(ctx, sqlWantedClients, db.Millis(s.now()))
+func (s *Store) disagreeing(ctx context.Context, of tenant.UserID) (wrong []tenant.UserID, err error) {
+	rows, err := s.db.Query(ctx, sqlWantedClients, db.Millis(s.now()), of.Context, of.Context, of.ID, of.ID)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
 	var u tenant.UserID
-	var wanted, allowed bool
+	var v *cascade.View
+	var wanted, may bool
 	judge := func() {
-		if wanted != allowed {
+		if wanted != may {
 			wrong = append(wrong, u)
 		}
 	}
@@ -291,10 +299,13 @@ func (s *Store) disagreeing(ctx context.Context) (wrong []tenant.UserID, err err
 		}
 		if next != u {
 			judge()
-			u, allowed = next, false
+			u, may = next, false
+			if v, err = s.view(ctx, u); err != nil {
+				return nil, err
+			}
 		}
 		wanted = is == 1
-		allowed = allowed || s.allowed(client)
+		may = may || allowed(v, client)
 	}
 	judge()
 	return wrong, rows.Err()

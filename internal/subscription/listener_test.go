@@ -9,6 +9,7 @@ import (
 
 	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/subscription"
+	"github.com/posthorn-mail/posthorn/internal/tenant"
 )
 
 func (f *fixture) listener(t *testing.T, n int64) subscription.Listener {
@@ -145,8 +146,10 @@ func (f *fixture) wantWatched(t *testing.T, want ...int64) {
 // A client that may not have pushes wants no listener.
 func TestClientNotAllowed(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
-		if f.Allowed("banned") || !f.Allowed("app") {
-			t.Error("allowed")
+		for client, want := range map[string]bool{"app": true, "banned": false} {
+			if got, err := f.Allowed(t.Context(), user(1), client); got != want || err != nil {
+				t.Errorf("%s is allowed: %v, %v", client, got, err)
+			}
 		}
 		req := request("phone")
 		req.Client = "banned"
@@ -203,7 +206,7 @@ func TestRecheck(t *testing.T) {
 			return err
 		})
 		f.watched = nil
-		if err := f.Recheck(t.Context()); err != nil {
+		if err := f.Recheck(t.Context(), tenant.UserID{}); err != nil {
 			t.Fatal(err)
 		}
 		f.wantOwners(t, "1@1 listens, 1@1 phone, 2@1 tablet, 3@1 listens, 3@1 watch")

@@ -30,17 +30,15 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/seal"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
+	"github.com/posthorn-mail/posthorn/internal/tenant/cascade"
 )
 
 var (
 	// ErrNotFound means that the user has no such subscription.
 	ErrNotFound = errors.New("no such subscription")
-	// ErrTooMany means that the user has maxPerUser subscriptions.
-	ErrTooMany = fmt.Errorf("a user can have %d subscriptions: remove one first", maxPerUser)
+	// ErrTooMany means that the user has push.max_subscriptions subscriptions.
+	ErrTooMany = errors.New("the user has as many subscriptions as he can have (push.max_subscriptions): remove one first")
 )
-
-// maxPerUser bounds what one event can fan out to.
-const maxPerUser = 100
 
 // Token is how a provider reaches a device. Only its Target may be shown.
 type Token struct {
@@ -60,7 +58,8 @@ func (t Token) LogValue() slog.Value { return slog.StringValue(t.Transport + " "
 // String shows the target only.
 func (t Token) String() string { return t.Transport + " " + t.Target }
 
-// Subscription is one user on one device.
+// Subscription is one user on one device. From For and Load, its Policy has the operator's quiet hours where the device
+// has none of its own.
 type Subscription struct {
 	ID     string
 	User   tenant.UserID
@@ -79,6 +78,12 @@ type Subscription struct {
 	Expires  time.Time // zero: never
 	// Device is the same for all subscriptions of one device. It never changes.
 	Device uint64
+	// Privacy is how much a notification may tell (push.privacy), PrivacyFixed that an app's own level does not
+	// take its place, for somebody closer to the user than the installation has said so. Only from Load.
+	Privacy      string
+	PrivacyFixed bool
+	// Provider is whose push credentials the device subscribed with; "" is the installation.
+	Provider string
 	// Environment is the APNs environment that took the token when the configured one did not. Only from Load.
 	Environment string
 }
@@ -89,6 +94,8 @@ type Request struct {
 	Token   Token
 	Topics  []string
 	Expires time.Time
+	// Provider is whose push credentials the token belongs to; "" is the installation.
+	Provider string
 	// Policy and Keys take the place of those that the subscription had; nil leaves them. A zero Policy and
 	// empty Keys take them away.
 	Policy *Policy
@@ -97,10 +104,10 @@ type Request struct {
 
 // Store keeps subscriptions and the listeners they want.
 type Store struct {
-	db      *db.DB
-	keys    *seal.Keyring
-	allowed func(client string) bool
-	now     func() time.Time
+	db    *db.DB
+	keys  *seal.Keyring
+	views Views
+	now   func() time.Time
 	// cache holds users' subscriptions, without the token, for the way of an event. What it has missed is
 	// harmless: push puts no slot for a subscription that is gone.
 	cache  *bus.Cache[tenant.UserID, []Subscription]
@@ -109,10 +116,13 @@ type Store struct {
 	watch  func([]tenant.UserID)
 }
 
-// New returns a Store. allowed says whether a client may have pushes.
-func New(d *db.DB, keys *seal.Keyring, allowed func(client string) bool, now func() time.Time) *Store {
+// Views is what the cascade says for a user, from memory as a rule ([tenant.Store.View]).
+type Views func(ctx context.Context, u tenant.UserID) (*cascade.View, error)
+
+// New returns a Store.
+func New(d *db.DB, keys *seal.Keyring, views Views, now func() time.Time) *Store {
 	s := &Store{
-		db: d, keys: keys, allowed: allowed, now: now, cache: bus.NewCache[tenant.UserID, []Subscription](maxCached),
+		db: d, keys: keys, views: views, now: now, cache: bus.NewCache[tenant.UserID, []Subscription](maxCached),
 		watch: func([]tenant.UserID) {},
 	}
 	s.ledger = bus.NewLedger(s.lastChange, s.forget)
@@ -125,19 +135,37 @@ func (s *Store) forget() {
 	s.watch(nil)
 }
 
-// Allowed reports whether a client may have pushes.
-func (s *Store) Allowed(client string) bool { return s.allowed(client) }
+// Allowed reports whether a user may have pushes by a client.
+func (s *Store) Allowed(ctx context.Context, u tenant.UserID, client string) (bool, error) {
+	v, err := s.view(ctx, u)
+	return err == nil && allowed(v, client), err
+}
+
+func (s *Store) view(ctx context.Context, u tenant.UserID) (*cascade.View, error) {
+	v, err := s.views(ctx, u)
+	if err != nil {
+		return nil, fmt.Errorf("find properties of %s: %w", u, err)
+	}
+	return v, nil
+}
+
+// allowed is the gate of all pushes: the user has the capability, the client is one that may have them, and if it is
+// the app, the user may have the app.
+func allowed(v *cascade.View, client string) bool {
+	return cascade.CapabilityPush.Of(v) && cascade.MatchClient(cascade.AllowedClients.Of(v), client) &&
+		(cascade.MobileMailApp.Of(v) || !cascade.MatchClient(cascade.AppClients.Of(v), client))
+}
 
 const (
 	columns = `id, context_id, user_id, client, transport, target, topics, policy,
-		CASE WHEN device_key = '' THEN 0 ELSE 1 END, created_ms, expires_ms, token_hash`
+		CASE WHEN device_key = '' THEN 0 ELSE 1 END, created_ms, expires_ms, token_hash, provider`
 	sqlOtherOwners  = `DELETE FROM subscriptions WHERE transport = ? AND token_hash = ? AND device_hash <> ? AND NOT (context_id = ? AND user_id = ?) RETURNING context_id, user_id`
 	sqlCountDevices = `SELECT COUNT(*) FROM subscriptions WHERE context_id = ? AND user_id = ? AND NOT (transport = ? AND token_hash = ?)`
 	sqlPut          = `INSERT INTO subscriptions (id, context_id, user_id, client, transport, token_hash, token, target, device_hash,
-		topics, created_ms, renewed_ms, expires_ms, policy, device_key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		topics, created_ms, renewed_ms, expires_ms, policy, device_key, provider) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (transport, token_hash, context_id, user_id) DO UPDATE SET client = excluded.client, token = excluded.token,
 		target = excluded.target, device_hash = excluded.device_hash, topics = excluded.topics, renewed_ms = excluded.renewed_ms,
-		expires_ms = excluded.expires_ms, policy = CASE WHEN ? = 1 THEN excluded.policy ELSE subscriptions.policy END,
+		expires_ms = excluded.expires_ms, provider = excluded.provider, policy = CASE WHEN ? = 1 THEN excluded.policy ELSE subscriptions.policy END,
 		device_key = CASE WHEN ? = 1 THEN excluded.device_key ELSE subscriptions.device_key END RETURNING ` + columns
 	sqlByUser = `SELECT ` + columns + ` FROM subscriptions WHERE context_id = ? AND user_id = ? ORDER BY created_ms, id`
 	sqlAll    = `SELECT ` + columns + ` FROM subscriptions ORDER BY context_id, user_id, created_ms, id`
@@ -158,6 +186,10 @@ const (
 func (s *Store) Subscribe(ctx context.Context, sess account.Session, req Request) (Subscription, error) {
 	now := s.now()
 	if err := s.check(req, now); err != nil {
+		return Subscription{}, err
+	}
+	v, err := s.view(ctx, sess.User)
+	if err != nil {
 		return Subscription{}, err
 	}
 	topics, err := json.Marshal(req.Topics)
@@ -191,11 +223,11 @@ func (s *Store) Subscribe(ctx context.Context, sess account.Session, req Request
 		if err := tx.QueryRow(ctx, sqlCountDevices, u.Context, u.ID, transport, hash).Scan(&devices); err != nil {
 			return nil, err
 		}
-		if devices >= maxPerUser {
+		if devices >= int64(cascade.MaxSubscriptions.Of(v)) {
 			return nil, ErrTooMany
 		}
 		err = scan(tx.QueryRow(ctx, sqlPut, idOf(transport, hash, u), u.Context, u.ID, req.Client, transport, hash, sealed, req.Token.Target,
-			sess.Device, string(topics), db.Millis(now), db.Millis(now), db.Millis(req.Expires), policy, deviceKey,
+			sess.Device, string(topics), db.Millis(now), db.Millis(now), db.Millis(req.Expires), policy, deviceKey, req.Provider,
 			flag(req.Policy != nil), flag(req.Keys != nil)).Scan, &sub)
 		return append(others, u), err
 	})
@@ -303,7 +335,7 @@ func scan(scan func(...any) error, v *Subscription, more ...any) error {
 	var topics, policy, hash string
 	var keys, created, expires int64
 	err := scan(append([]any{
-		&v.ID, &v.User.Context, &v.User.ID, &v.Client, &v.Token.Transport, &v.Token.Target, &topics, &policy, &keys, &created, &expires, &hash,
+		&v.ID, &v.User.Context, &v.User.ID, &v.Client, &v.Token.Transport, &v.Token.Target, &topics, &policy, &keys, &created, &expires, &hash, &v.Provider,
 	}, more...)...)
 	if err != nil {
 		return err
@@ -311,6 +343,7 @@ func scan(scan func(...any) error, v *Subscription, more ...any) error {
 	v.HasKeys, v.Created, v.Expires, v.Device = keys == 1, db.Time(created), db.Time(expires), DeviceOf(hash)
 	// Thousands of subscriptions are held that say the same.
 	v.Client, v.Token.Transport = unique.Make(v.Client).Value(), unique.Make(v.Token.Transport).Value()
+	v.Provider = unique.Make(v.Provider).Value()
 	if topics == usualTopics {
 		v.Topics = []string{TopicNewMail}
 	} else if err := json.Unmarshal([]byte(topics), &v.Topics); err != nil {
@@ -390,7 +423,7 @@ func (s *Store) Load(ctx context.Context, id string) (Subscription, error) {
 			return Subscription{}, fmt.Errorf("open device keys of subscription %s: %w", id, err)
 		}
 	}
-	return sub, nil
+	return s.Ruled(ctx, sub)
 }
 
 // Unsubscribe removes a user's subscription, or returns ErrNotFound.

@@ -22,15 +22,17 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/seal"
 	"github.com/posthorn-mail/posthorn/internal/subscription"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
+	"github.com/posthorn-mail/posthorn/internal/tenant/cascade"
 	"github.com/posthorn-mail/posthorn/internal/testpeer"
 )
 
 // fixture is a store on an empty database with users 1@1 to 4@1, and a clock set by hand.
 type fixture struct {
 	*subscription.Store
-	db     *db.DB
-	rounds int // of tests that hope for a race: on SQLite writes are one after the other anyhow
-	passed atomic.Int64
+	db      *db.DB
+	tenants *tenant.Store
+	rounds  int // of tests that hope for a race: on SQLite writes are one after the other anyhow
+	passed  atomic.Int64
 	// watched are the users that were told of as changed. Concurrent tests do not look at it.
 	watched []int64
 }
@@ -79,7 +81,11 @@ func newFixture(t *testing.T, url string) *fixture {
 			t.Fatal(err)
 		}
 	}
-	f.Store = subscription.New(d, keys, func(client string) bool { return client != "banned" }, f.now)
+	// The tests call a client that may not have pushes "banned".
+	if err := tenants.SetProperty(t.Context(), tenant.Subject{Scope: cascade.Server}, "push.allowed_clients", "app", "test"); err != nil {
+		t.Fatal(err)
+	}
+	f.Store, f.tenants = subscription.New(d, keys, tenants.View, f.now), tenants
 	var mu sync.Mutex
 	f.Watch(func(users []tenant.UserID) {
 		mu.Lock()
@@ -294,7 +300,7 @@ func TestTooMany(t *testing.T) {
 		theirs := f.subscribe(t, session(2, "s"), request("phone"))
 		f.write(t, func(ctx context.Context, tx *db.Tx) error {
 			for i := range 100 {
-				_, err := tx.Exec(ctx, `INSERT INTO subscriptions VALUES (?, 1, 1, 'app', 'apns', ?, '', '', 'd', '["mail:new"]', 0, 0, 0, '', '', '')`,
+				_, err := tx.Exec(ctx, `INSERT INTO subscriptions VALUES (?, 1, 1, 'app', 'apns', ?, '', '', 'd', '["mail:new"]', 0, 0, 0, '', '', '', '')`,
 					fmt.Sprintf("%024x", i), fmt.Sprint(i))
 				if err != nil {
 					return err

@@ -86,12 +86,25 @@ func (c *cache) forgetViews() {
 // forget drops everything: mail hosts have changed, or something was missed.
 func (s *Store) forget() {
 	s.cache.forget()
-	s.watch()
+	s.tell(UserID{})
 }
 
-// Watch has f called when mail hosts or providers may have changed, here or on another node. f must not wait. Watch comes before
-// the store is used concurrently.
-func (s *Store) Watch(f func()) { s.watch = f }
+// Watch has f called when something may have changed, here or on another node: a user or what the cascade says for him;
+// with 0 for his id, all of a context; with the zero UserID mail hosts, providers, or what the cascade says for many. f
+// must not wait, nor call Watch.
+func (s *Store) Watch(f func(UserID)) {
+	s.watching.Lock()
+	defer s.watching.Unlock()
+	s.watchers = append(s.watchers, f)
+}
+
+func (s *Store) tell(id UserID) {
+	s.watching.Lock()
+	defer s.watching.Unlock()
+	for _, f := range s.watchers {
+		f(id)
+	}
+}
 
 // check comes before any of the caches is used.
 func (s *Store) check(ctx context.Context) error {
@@ -235,10 +248,12 @@ func (s *Store) changed(id UserID, key string) {
 	case id.ID == 0:
 		s.cache.contexts.Drop(id.Context)
 		s.cache.views.DropAll()
+		s.tell(id)
 	default:
 		s.cache.logins.Drop(key)
 		s.cache.users.Drop(id)
 		s.cache.views.Drop(id)
+		s.tell(id)
 	}
 }
 

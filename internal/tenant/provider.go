@@ -302,6 +302,8 @@ func logoBody(row string) ([]byte, error) {
 type providerTable struct {
 	all    []*Provider // by name
 	byHost map[string]*Provider
+
+	published published
 }
 
 func (t *providerTable) named(name string) *Provider {

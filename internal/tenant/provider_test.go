@@ -422,7 +422,7 @@ func TestProvidersAreWatched(t *testing.T) {
 	url := "sqlite:" + t.TempDir() + "/p.db"
 	s := newStore(t, url, installation)
 	told := 0
-	s.Watch(func() { told++ })
+	s.Watch(func(tenant.UserID) { told++ })
 	if _, err := s.AddProvider(t.Context(), tenant.Provider{Name: "p", Title: "P", Colour: "#000"}, true); err != nil || told != 1 {
 		t.Errorf("told %d times: %v", told, err)
 	}

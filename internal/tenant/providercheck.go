@@ -121,7 +121,7 @@ func origin(field, raw string, operator bool) (string, error) {
 // would have it send anything to anybody within reach.
 func operatorsFields(before, p Provider) error {
 	const problem = "is the operator's to set: leave it as it is"
-	if p.Reseller != before.Reseller {
+	if before.Name != "" && p.Reseller != before.Reseller { // who adds one says whose it is, and his face has seen to that
 		return &InvalidError{"reseller", problem}
 	}
 	type elsewhere struct{ url, other, ca string }

@@ -89,9 +89,16 @@ const (
 	sqlResealProvider  = `UPDATE providers SET secrets = ? WHERE name = ? AND secrets = ?`
 )
 
-// resealProviders seals the secrets of all providers anew with the first key of the ring, see Reseal.
-func (s *Store) resealProviders(ctx context.Context) (n int, failed error) {
-	rows, err := s.db.Query(ctx, sqlSealedProviders)
+// resealAll seals the secrets of all providers, and the keys of the installation, anew with the first key of the ring,
+// see Reseal.
+func (s *Store) resealAll(ctx context.Context) (int, error) {
+	n, err := s.resealRows(ctx, sqlSealedProviders, sqlResealProvider, providerOwner)
+	keys, keyErr := s.resealRows(ctx, sqlInstallationKeys, sqlResealInstallationKey, installationOwner)
+	return n + keys, errors.Join(err, keyErr)
+}
+
+func (s *Store) resealRows(ctx context.Context, sqlAll, sqlSet string, owner func(name string) string) (n int, failed error) {
+	rows, err := s.db.Query(ctx, sqlAll)
 	if err != nil {
 		return 0, err
 	}
@@ -100,16 +107,16 @@ func (s *Store) resealProviders(ctx context.Context) (n int, failed error) {
 		return 0, err
 	}
 	for _, row := range all {
-		fresh, old, err := s.keys.Reseal(providerOwner(row.name), row.sealed)
+		fresh, old, err := s.keys.Reseal(owner(row.name), row.sealed)
 		if err == nil && old {
 			err = s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
-				_, err := tx.Exec(ctx, sqlResealProvider, fresh, row.name, row.sealed) // none: changed meanwhile, and so sealed anew
+				_, err := tx.Exec(ctx, sqlSet, fresh, row.name, row.sealed) // none: changed meanwhile, and so sealed anew
 				return err
 			})
 		}
 		switch {
 		case err != nil:
-			failed = errors.Join(failed, fmt.Errorf("seal secrets of provider %q anew: %w", row.name, err))
+			failed = errors.Join(failed, fmt.Errorf("seal %q anew: %w", owner(row.name), err))
 		case old:
 			n++
 		}

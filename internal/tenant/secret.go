@@ -82,10 +82,10 @@ type sealedRow struct{ name, sealed string }
 
 func scanSealed(rows *sql.Rows, r *sealedRow) error { return rows.Scan(&r.name, &r.sealed) }
 
-// Reseal seals the secrets of all mail hosts and providers anew with the first key of the ring, and returns how many were sealed
+// Reseal seals the secrets of all mail hosts, providers and the installation anew with the first key of the ring, and returns how many were sealed
 // with another. One that no key of the ring opens is an error; it stays as it is.
 func (s *Store) Reseal(ctx context.Context) (int, error) {
-	n, failed := s.resealProviders(ctx)
+	n, failed := s.resealAll(ctx)
 	rows, err := s.db.Query(ctx, sqlMailHosts)
 	if err != nil {
 		return n, errors.Join(failed, err)

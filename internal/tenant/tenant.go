@@ -15,12 +15,14 @@ package tenant
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"database/sql"
 	"errors"
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -86,11 +88,15 @@ type Store struct {
 	dflt  NotifyCredential
 	now   func() time.Time
 
+	signing   atomic.Pointer[ed25519.PrivateKey] // of the directory, once it was asked for
+	publicURL string                             // see PublishAs
+
 	cache      cache
 	properties *cascade.Registry
 	files      atomic.Pointer[cascade.Files]  // see SetFiles
 	hosts      atomic.Pointer[hostrule.Rules] // nil: every host may use the app
-	watch      func()                         // see Watch
+	watching   sync.Mutex                     // guards watchers
+	watchers   []func(UserID)                 // see Watch
 	bus        *bus.Bus                       // nil before Join
 }
 
@@ -111,7 +117,7 @@ func New(d *db.DB, keys *seal.Keyring, dflt NotifyCredential, now func() time.Ti
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{db: d, keys: keys, alias: alias, dflt: dflt, now: now, watch: func() {}, properties: cascade.Standard}
+	s := &Store{db: d, keys: keys, alias: alias, dflt: dflt, now: now, properties: cascade.Standard}
 	s.files.Store(&cascade.Files{})
 	s.cache = newCache(s.lastChange, s.forget)
 	return s, nil

@@ -17,6 +17,7 @@ func (s *Store) SetFiles(f cascade.Files) error {
 	}
 	s.files.Store(&f)
 	s.cache.forgetViews()
+	s.tell(UserID{})
 	return nil
 }
 

@@ -60,6 +60,16 @@ func find(program string, dirs ...string) (string, bool) {
 	return "", false
 }
 
+// Program finds a program that judges what we make, as openssl does.
+func Program(tb testing.TB, name string) string {
+	tb.Helper()
+	path, ok := find(name)
+	if !ok {
+		missing(tb, "%s is not installed", name)
+	}
+	return path
+}
+
 // shortDir makes a directory fit for a server: the path of a UNIX socket inside must stay below 108
 // bytes, and a server that gives up root must still be able to reach it.
 func shortDir() (string, error) {

@@ -101,7 +101,7 @@ func newRig(tb testing.TB, h tenant.MailHost) *rig {
 			keys.Seal("credential/"+r.user.ID.String(), []byte(secret)))
 		return err
 	}))
-	subs := subscription.New(r.db, keys, func(string) bool { return true }, time.Now)
+	subs := subscription.New(r.db, keys, tenants.View, time.Now)
 	_, err = subs.Subscribe(ctx, account.Session{User: r.user.ID, Device: "phone"}, subscription.Request{
 		Client: "app", Topics: []string{"mail:new", "mail:new:Archive"},
 		Token: subscription.Token{Transport: "apns", Identity: "phone", Body: []byte("phone"), Target: "o"},

@@ -64,7 +64,7 @@ func (e *ColourError) Error() string { return e.Problem }
 // All else can be computed for every colour: whatever is too light or too dark to be read keeps its hue, and gives up
 // lightness.
 func NewPalette(colour Colour, on *Colour) (Palette, error) {
-	onBrand := readable(colour)
+	onBrand := Readable(colour)
 	if on != nil {
 		if got := Contrast(colour, *on); got < TextContrast {
 			nearest := nearestText(*on, colour)
@@ -129,16 +129,16 @@ func scheme(brand, onBrand Colour, t times) Scheme {
 	s.OnSurface = text(tone{t.text, min(b.c, 0.02), b.h}, 7, s.Surface, s.SurfaceRaised)
 	s.OnSurfaceMuted = text(tone{t.muted, min(b.c, 0.02), b.h}, TextContrast, s.Surface, s.SurfaceRaised)
 	s.Accent = text(b, TextContrast, s.Surface, s.SurfaceRaised)
-	s.OnAccent = readable(s.Accent)
+	s.OnAccent = Readable(s.Accent)
 	s.OnAccentSoft = text(s.Accent.tone(), TextContrast, s.AccentSoft)
 	s.Outline = text(tone{(t.muted + t.surface) / 2, min(b.c, 0.02), b.h}, PartContrast, s.Surface, s.SurfaceRaised)
 	s.Error = text(warning.tone(), TextContrast, s.Surface, s.SurfaceRaised)
-	s.OnError = readable(s.Error)
+	s.OnError = Readable(s.Error)
 	return s
 }
 
-// readable is black or white, whichever is read better on a colour. One of them has 4.58:1 with any.
-func readable(on Colour) Colour {
+// Readable is black or white, whichever is read better on a colour. One of them has 4.58:1 with any.
+func Readable(on Colour) Colour {
 	if Contrast(on, white) >= TextContrast { // white before black: it is what people expect on a brand's colour
 		return white
 	}

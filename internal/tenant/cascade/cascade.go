@@ -90,7 +90,8 @@ func (ps Problems) Error() string {
 
 // View is what holds for one subject. Users without values of their own share that of their context.
 type View struct {
-	values []any // by the index of the definition
+	values []any   // by the index of the definition
+	scopes []Scope // where they were set
 }
 
 // Property reads one property.
@@ -104,6 +105,14 @@ func (p Property[T]) Of(v *View) T {
 		v = Standard.defaults()
 	}
 	return v.values[p.index].(T)
+}
+
+// Scope says where the value that holds was set.
+func (p Property[T]) Scope(v *View) Scope {
+	if v == nil {
+		return Default
+	}
+	return v.scopes[p.index]
 }
 
 // Name is the property's name.
@@ -171,9 +180,9 @@ func (r *Registry) Over(v *View, layers ...Layer) *View {
 		}
 		for _, set := range l.values {
 			if !copied {
-				v, copied = &View{slices.Clone(v.values)}, true
+				v, copied = &View{slices.Clone(v.values), slices.Clone(v.scopes)}, true
 			}
-			v.values[set.index] = set.value
+			v.values[set.index], v.scopes[set.index] = set.value, l.Scope
 		}
 	}
 	return v

@@ -40,7 +40,8 @@ var (
 	AllowedClients = define[[]string](Definition{
 		Name: "push.allowed_clients", Aliases: []string{"com.openexchange.push.allowedClients", "com.openexchange.push.allowedClient"},
 		Type: List, Default: "*", Scopes: everywhere,
-		Doc: "The applications that may subscribe, by the name they give as client. A * stands for any characters, also for none.",
+		Check: checkClients,
+		Doc:   "The applications that may subscribe, by the name they give as client. A * stands for any characters, also for none.",
 	})
 	QuietHours = define[Quiet](Definition{
 		Name: "push.quiet_hours", Type: String, Default: "", Scopes: everywhere,
@@ -74,7 +75,7 @@ var (
 var (
 	AppClients = define[[]string](Definition{
 		Name: "app.clients", Type: List, Default: "open-xchange-mailapp*, open-xchange-mobile-api-facade*, posthorn-app*",
-		Scopes: []Scope{Server}, Protected: true,
+		Scopes: []Scope{Server}, Protected: true, Check: checkClients,
 		Doc: "The clients that are the app: they sign in only where capability.mobile_mail_app is true and a host rule allows the host.",
 	})
 	Provider = define[string](Definition{

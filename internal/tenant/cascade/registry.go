@@ -59,7 +59,7 @@ func newRegistry() *Registry { return &Registry{names: map[string]int{}, base: &
 
 // With returns a registry that has one property more.
 func (r *Registry) With(d Definition) *Registry {
-	more := &Registry{all: slices.Clone(r.all), names: maps.Clone(r.names), base: &View{slices.Clone(r.base.values)}}
+	more := &Registry{all: slices.Clone(r.all), names: maps.Clone(r.names), base: &View{slices.Clone(r.base.values), slices.Clone(r.base.scopes)}}
 	more.add(d)
 	return more
 }
@@ -77,7 +77,7 @@ func (r *Registry) add(d Definition) int {
 	if err != nil || text != d.Default {
 		panic(fmt.Sprintf("property %s: its default %q is %q: %v", d.Name, d.Default, text, err))
 	}
-	r.all, r.base.values = append(r.all, d), append(r.base.values, v)
+	r.all, r.base.values, r.base.scopes = append(r.all, d), append(r.base.values, v), append(r.base.scopes, Default)
 	return d.index
 }
 
