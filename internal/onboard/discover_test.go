@@ -138,7 +138,7 @@ func TestDiscoverFaults(t *testing.T) {
 	n.page("internal.test/.well-known/posthorn", 200, "application/json", strings.Replace(document, "/api/v1", "https://127.0.0.1/api/v1", 1))
 	n.page("large.test/.well-known/posthorn", 200, "application/json", strings.Repeat(" ", outbound.MaxBody+1)+document)
 	n.pages["loop.test/.well-known/posthorn"] = func(w http.ResponseWriter, r *http.Request) {
-		http.Redirect(w, r, r.URL.String(), http.StatusFound)
+		http.Redirect(w, r, "/.well-known/posthorn", http.StatusFound)
 	}
 	n.pages["away.test/.well-known/posthorn"] = func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "http://away.test/", http.StatusFound)
@@ -291,7 +291,9 @@ func TestDiscoverBadMailServers(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 	for host, fault := range map[string]Fault{"mute": FaultNoGreeting, "no": FaultNoSTARTTLS, "long": FaultNoGreeting, "plain": FaultNoSTARTTLS} {
-		if !slices.ContainsFunc(d.Steps, func(s Step) bool { return s.Name == "server" && strings.Contains(s.Target, " "+host+".a.test:") && s.Fault == fault }) {
+		if !slices.ContainsFunc(d.Steps, func(s Step) bool {
+			return s.Name == "server" && strings.Contains(s.Target, " "+host+".a.test:") && s.Fault == fault
+		}) {
 			t.Errorf("%s: want %s in %+v", host, fault, d.Steps)
 		}
 	}

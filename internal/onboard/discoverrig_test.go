@@ -12,7 +12,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
-	"log"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -111,8 +111,10 @@ func newInternet(t *testing.T) *internet {
 		lame: map[string]bool{}, certs: map[string]*tls.Certificate{}, pages: map[string]http.HandlerFunc{},
 	}
 	web := httptest.NewUnstartedServer(http.HandlerFunc(n.serve))
-	web.TLS = &tls.Config{GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) { return n.certificate(hello.ServerName), nil }}
-	web.Config.ErrorLog = log.New(io.Discard, "", 0)
+	web.TLS = &tls.Config{GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		return n.certificate(hello.ServerName), nil
+	}}
+	web.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
 	web.StartTLS()
 	t.Cleanup(web.Close)
 	n.https = web.Listener.Addr().(*net.TCPAddr).Port
@@ -130,7 +132,7 @@ func (n *internet) certificate(name string) *tls.Certificate {
 
 // closed is a port at which nobody listens.
 func (n *internet) closed() int {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(n.t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -165,7 +167,7 @@ func (n *internet) serve(w http.ResponseWriter, r *http.Request) {
 // mail starts a server that greets, and returns its port. With STARTTLS it says lines before TLS begins.
 func (n *internet) mail(host, greeting string, startTLS ...string) int {
 	n.names[host] = true
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(n.t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -192,7 +194,7 @@ func (n *internet) mail(host, greeting string, startTLS ...string) int {
 					}
 				}
 				c := tls.Server(conn, config)
-				if c.Handshake() == nil && len(startTLS) == 0 {
+				if c.HandshakeContext(context.Background()) == nil && len(startTLS) == 0 {
 					_, _ = io.WriteString(c, greeting)
 				}
 				_, _ = io.Copy(io.Discard, c)
@@ -211,7 +213,7 @@ func (n *internet) addSRV(service, domain, target string, port int) {
 
 // dns starts a name server, and returns a resolver that asks it.
 func (n *internet) dns() *net.Resolver {
-	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	conn, err := new(net.ListenConfig).ListenPacket(n.t.Context(), "udp", "127.0.0.1:0")
 	if err != nil {
 		n.t.Fatal(err)
 	}
