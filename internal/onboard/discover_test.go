@@ -181,6 +181,9 @@ func TestDiscoverFaults(t *testing.T) {
 		if d.Found != FoundNothing || s.State != Failed || s.Fault != tt.fault || !strings.Contains(s.Detail, tt.detail) || d.Detail == "" {
 			t.Errorf("%s: %s %+v", tt.input, d.Found, s)
 		}
+		if tt.fault == FaultInternal && len(d.Steps) > 2 {
+			t.Errorf("%s: more was asked: %+v", tt.input, d.Steps)
+		}
 		if tt.fault == FaultDisabled && (len(d.Steps) != 1 || !strings.Contains(d.Detail, "help@off.test")) {
 			t.Errorf("%+v", d)
 		}
