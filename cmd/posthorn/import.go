@@ -255,7 +255,8 @@ func (c *cli) loadImported(dir, stateDir string) (*config.Config, error) {
 		if stateDir != "" && name == "STATE_DIRECTORY" {
 			return stateDir, true
 		}
-		return "", false
+		value, ok := c.env[name]
+		return value, ok
 	})
 	if err != nil {
 		return nil, err
@@ -321,6 +322,7 @@ func (c *cli) writeImport(ctx context.Context, i importing, plan *original.Plan,
 		return err
 	}
 	result.Written, result.Imported = true, &imported
+	plan.Report.Written()
 	raw, err := json.MarshalIndent(result, "", "  ")
 	if err != nil {
 		return err
@@ -337,7 +339,7 @@ func (c *cli) writeImport(ctx context.Context, i importing, plan *original.Plan,
 
 // importedText says what was written into the database.
 func importedText(i server.Imported) string {
-	text := fmt.Sprintf("\nWritten into the database: %d contexts, %d users, %d mail hosts, %d properties, %d subscriptions; %d were there already.\n",
+	text := fmt.Sprintf("\nWritten into the database: contexts %d, users %d, mail hosts %d, properties %d, subscriptions %d; %d were there already.\n",
 		i.Contexts, i.Users, i.MailHosts, i.Properties, i.Subscriptions, i.Had)
 	for _, r := range i.Refused {
 		text += "  ! " + r + "\n"

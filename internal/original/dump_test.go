@@ -150,7 +150,7 @@ var errEnd = errors.New("the end")
 
 // TestMemory holds what a subscription costs in memory: a million fits into 400 MB.
 func TestMemory(t *testing.T) {
-	const many, most = 100_000, 400 // bytes each
+	const many, most = 40_000, 400 // bytes each
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)

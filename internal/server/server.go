@@ -219,9 +219,9 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry, hosts *hos
 	accounts := account.New(account.Config{
 		Store: cfg.Credentials.Store, Memory: s.memory,
 		DB: s.db, Keys: s.state.keys, Tenants: tenants, Log: s.log, Now: now,
-		SessionLifetime: time.Duration(cfg.Sessions.Lifetime), MaxSessions: cfg.Sessions.MaxPerUser,
 		AttemptsPerLogin: cfg.SignIn.AttemptsPerLogin, AttemptsPerAddress: cfg.SignIn.AttemptsPerAddress,
-		Window: time.Duration(cfg.SignIn.Window),
+		Window:   time.Duration(cfg.SignIn.Window),
+		Outbound: s.transports.guard.Client(), PublicURL: cfg.Public.URL, RedirectURIs: cfg.SignIn.RedirectURIs,
 		Gate: func(ctx context.Context, req account.GateRequest) error {
 			return tenants.Admit(ctx, req.User.ID, req.Client, req.Host)
 		},
