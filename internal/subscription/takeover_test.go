@@ -3,6 +3,8 @@ package subscription_test
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"testing"
 	"time"
 
@@ -44,6 +46,13 @@ func TestTakeOver(t *testing.T) {
 		if err != nil || string(loaded.Token.Body) != "body of watch" {
 			t.Errorf("its token is %q, %v", loaded.Token.Body, err)
 		}
+		if _, err := f.TakeOver(ctx, []subscription.Old{old(2, "desk")}); err != nil {
+			t.Fatal(err)
+		}
+		devices, err := f.DeviceHashes(ctx, user(2))
+		if err != nil || len(devices) != 2 || len(slices.Compact(slices.Sorted(maps.Values(devices)))) != 2 {
+			t.Errorf("devices are %v, %v", devices, err)
+		}
 		for n, want := range map[int64]bool{2: true, 3: false} { // user 3's client is not allowed
 			if l, ok, err := f.Listener(ctx, user(n)); err != nil || ok && l.Wanted != want || want && !ok {
 				t.Errorf("listener of user %d: %+v, %v, %v", n, l, ok, err)
@@ -64,10 +73,10 @@ func TestTakeOver(t *testing.T) {
 		if err != nil || again.ID != subs[0].ID {
 			t.Errorf("it came back as %s, was %s: %v", again.ID, subs[0].ID, err)
 		}
-		if _, err := f.TakeOver(ctx, []subscription.Old{old(4, "desk")}); err != nil {
+		if _, err := f.TakeOver(ctx, []subscription.Old{old(4, "car")}); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := f.Subscribe(ctx, session(1, "secret"), request("desk")); err != nil {
+		if _, err := f.Subscribe(ctx, session(1, "secret"), request("car")); err != nil {
 			t.Fatal(err)
 		}
 		if subs, err := f.ByUser(ctx, user(4)); err != nil || len(subs) != 0 {
