@@ -307,7 +307,13 @@ func TestExplainOracleStored(t *testing.T) {
 			_, err := s.AddContextSet(ctx, tenant.ContextSet{Name: stored.Name, WithTags: stored.WithTags, Priority: stored.Priority})
 			must(err)
 		}
-		warm()
+		for _, p := range people {
+			id, err := tenant.ParseUserID(p.user)
+			must(err)
+			warm()
+			_, err = s.ChangeContext(ctx, id.Context, func(c *tenant.Context) error { c.Tags, c.Reseller = p.tags, p.reseller; return nil })
+			must(err)
+		}
 		must(s.SetFiles(r.files))
 		for _, f := range r.facts {
 			if f.stored {
@@ -317,11 +323,12 @@ func TestExplainOracleStored(t *testing.T) {
 				must(s.SetProperty(ctx, of, r.name, f.value, "cli"))
 			}
 		}
+		warm()
+		must(s.SetFiles(cascade.Files{}))
+		warm()
+		must(s.SetFiles(r.files))
 		for _, p := range people {
 			id, err := tenant.ParseUserID(p.user)
-			must(err)
-			warm()
-			_, err = s.ChangeContext(ctx, id.Context, func(c *tenant.Context) error { c.Tags, c.Reseller = p.tags, p.reseller; return nil })
 			must(err)
 			for range 2 { // from the rows, and from the cache
 				v, err := s.View(ctx, id)
