@@ -192,7 +192,7 @@ func (r *random) judge(t *testing.T, p person, v *cascade.View, e cascade.Explan
 		t.Errorf("%s of %+v: view %s, explained %s (%s), want %s", r.name, p, got, e.Value, e.Winner.Value, value)
 	}
 	for _, f := range r.facts {
-		f.origin, from = cmp.Or(originOf(f), f.origin), from
+		f.origin = cmp.Or(originOf(f), f.origin)
 		want := cascade.PassedOver
 		if !f.holds(p) {
 			if f.scope != "contextset" {

@@ -278,3 +278,45 @@ func (s *Store) fileLayer(sub Subject) ([]cascade.Setting, bool) {
 
 // contextSubject names a context.
 func contextSubject(id int64) Subject { return Subject{cascade.Context, strconv.FormatInt(id, 10)} }
+
+// resealProperties seals secret values anew with the first key of the ring, see Reseal.
+func (s *Store) resealProperties(ctx context.Context) (n int, failed error) {
+	secret := func(name string) bool {
+		d, err := s.properties.Find(name)
+		return err == nil && d.Secret
+	}
+	if !slices.ContainsFunc(s.properties.Definitions(), func(d cascade.Definition) bool { return d.Secret }) {
+		return 0, nil
+	}
+	all, err := s.propertyRows(ctx, sqlProperties)
+	if err != nil {
+		return 0, err
+	}
+	for _, row := range all {
+		if !secret(row.name) {
+			continue
+		}
+		fresh, old, err := s.keys.Reseal(row.owner(), row.value)
+		if err == nil && old {
+			err = s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+				rows, err := tx.Query(ctx, sqlPropertiesOf, row.Scope.String(), row.Subject.Name)
+				if err != nil {
+					return err
+				}
+				now, err := scanAll(rows, scanProperty)
+				if err != nil || !slices.Contains(now, row) {
+					return err // changed meanwhile, and so sealed anew
+				}
+				_, err = tx.Exec(ctx, sqlSetProperty, row.Scope.String(), row.Subject.Name, row.name, fresh, row.setBy, row.setMS)
+				return err
+			})
+		}
+		switch {
+		case err != nil:
+			failed = errors.Join(failed, fmt.Errorf("seal %s of %s anew: %w", row.name, row.Subject, err))
+		case old:
+			n++
+		}
+	}
+	return n, failed
+}
