@@ -62,6 +62,7 @@ func (c *cli) root() *cobra.Command {
 		c.resellerCommand(), c.contextSetCommand(), c.contextCommand(), c.mailhostCommand(), c.userCommand(), c.propertyCommand(), c.keyCommand(), c.hostCommand(),
 		c.pushCommand(), c.pushusersCommand(), c.clusterCommand(), c.busCommand(), c.doctorCommand(), c.credentialsCommand(), c.auditCommand(), c.benchCommand(), c.versionCommand(),
 	)
+	root.AddCommand(c.completionCommand())
 	root.SetIn(c.stdin)
 	root.SetOut(c.stdout)
 	root.SetErr(c.stderr)

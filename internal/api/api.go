@@ -48,6 +48,11 @@ type API struct {
 	TrustedProxies []netip.Prefix
 	// VAPIDPublicKey is what the browsers of a provider's users subscribe with; "" when Web Push is off.
 	VAPIDPublicKey func(provider string) string
+	// CheckCredentials opens the push credentials of a provider: keys, certificates and their ends. Errors are
+	// *tenant.InvalidError.
+	CheckCredentials func(tenant.Provider) error
+	// UseProviders has the push credentials of providers used as they now are.
+	UseProviders func(context.Context) error
 	// Rotate seals the next batch anew.
 	Rotate func(ctx context.Context, after string) (Rotated, error)
 	// Reload reads configuration and credentials again.
@@ -68,6 +73,8 @@ func (a *API) Public() http.Handler {
 	a.route(mux, "/api/v1/sessions", map[string]handler{"POST": a.signIn, "GET": a.listSessions, "DELETE": a.signOutEverywhere})
 	a.route(mux, "/api/v1/sessions/{id}", map[string]handler{"DELETE": a.revokeSession})
 	a.route(mux, "/api/v1/sessions/current/rotate", map[string]handler{"POST": a.rotateSession})
+	a.route(mux, "/api/v1/sign-in/oidc", map[string]handler{"POST": a.startOIDC})
+	mux.HandleFunc(account.CallbackPath+"{provider}", a.callbackOIDC)
 	a.route(mux, "/api/v1/devices", map[string]handler{"GET": a.listDevices})
 	a.route(mux, "/api/v1/devices/{id}", map[string]handler{"DELETE": a.revokeDevice})
 	a.route(mux, "/api/v1/capabilities", map[string]handler{"GET": a.capabilities})
@@ -157,6 +164,13 @@ func (a *API) problemOf(ctx context.Context, err error) *problem.Problem {
 		return p
 	case errors.Is(err, account.ErrBadLogin):
 		return problem.New(http.StatusUnauthorized, "bad_login", account.ErrBadLogin.Error())
+	case errors.Is(err, account.ErrBadCode):
+		return problem.New(http.StatusUnauthorized, "bad_code", account.ErrBadCode.Error())
+	case errors.Is(err, account.ErrIdentityProvider):
+		a.Log.WarnContext(ctx, "cannot ask the identity provider", slog.Any("err", err))
+		p := problem.New(http.StatusServiceUnavailable, "identity_provider_unavailable", "the identity provider cannot be asked now: try again")
+		p.RetryAfter = 5 * time.Second
+		return p
 	case errors.Is(err, account.ErrNoSession):
 		return problem.New(http.StatusUnauthorized, "no_session", "sign in first: POST /api/v1/sessions")
 	case errors.Is(err, account.ErrMailServer):
