@@ -19,7 +19,7 @@ func TestUpgradeKeepsTheAppOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	url := testpeer.SQLiteURL(t)
-	if err := os.WriteFile(strings.TrimPrefix(url, "sqlite:"), old, 0o600); err != nil {
+	if err := os.WriteFile(strings.TrimPrefix(url, "sqlite:"), old, 0o600); err != nil { //nolint:gosec // the test's own
 		t.Fatal(err)
 	}
 	s := newStore(t, url, installation)
