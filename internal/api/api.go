@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/account"
@@ -58,7 +59,14 @@ type API struct {
 	// Reload reads configuration and credentials again.
 	Reload func(ctx context.Context) (Reloaded, error)
 
-	document document
+	// Discoverer answers everybody, and so dials public addresses only; OperatorDiscoverer also what outbound.allow lists.
+	Discoverer, OperatorDiscoverer *onboard.Discoverer
+	DiscoverLimit                  *account.AddressLimiter
+	// Version is the server's own.
+	Version string
+
+	document    document
+	discoveries atomic.Int32 // under way for everybody
 }
 
 // maxBody bounds a request's body in bytes.
@@ -81,6 +89,8 @@ func (a *API) Public() http.Handler {
 	a.route(mux, "/api/v1/transports", map[string]handler{"GET": a.listTransports})
 	a.route(mux, "/api/v1/subscriptions", map[string]handler{"POST": a.subscribe, "GET": a.listSubscriptions})
 	a.route(mux, "/api/v1/subscriptions/{id}", map[string]handler{"GET": a.getSubscription, "PATCH": a.changeSubscription, "DELETE": a.unsubscribe})
+	a.route(mux, "/api/v1/discover", map[string]handler{"POST": a.discoverForAll})
+	a.publish(mux, onboard.PosthornPath, a.wellKnown)
 	a.directory(mux)
 	a.serve(mux, adminPrefix, a.keyHolder)
 	mux.HandleFunc("/", notFound)
