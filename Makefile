@@ -2,8 +2,10 @@
 T ?= 30s
 LINT_VERSION = v2.15.0
 LINT = .tools/golangci-lint-$(LINT_VERSION)
+NFPM_VERSION = v2.45.0
+NFPM = .tools/nfpm-$(NFPM_VERSION)
 
-.PHONY: build demo test check lint fmt bench fuzz
+.PHONY: build demo test check lint fmt bench fuzz packages
 
 build: ## the binary, in bin/
 	go build -trimpath -o bin/posthorn ./cmd/posthorn
@@ -27,6 +29,13 @@ fmt: $(LINT) ## put the sources in form
 $(LINT):
 	GOBIN=$(CURDIR)/.tools go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
 	mv .tools/golangci-lint $@
+
+packages: $(NFPM) ## .deb and .rpm for amd64 and arm64, in bin/packages/
+	NFPM=$(CURDIR)/$(NFPM) ./deploy/package/build.sh
+
+$(NFPM):
+	GOBIN=$(CURDIR)/.tools go install github.com/goreleaser/nfpm/v2/cmd/nfpm@$(NFPM_VERSION)
+	mv .tools/nfpm $@
 
 bench: build ## figures with their baselines in the same run, up to 30 minutes, and their page in docs/
 	./bin/posthorn bench push --json > bin/bench.json

@@ -15,8 +15,8 @@ import (
 const defaultConfigFile = "/etc/posthorn/posthorn.yml"
 
 func (c *cli) configCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "config", Short: "Check and show the configuration"}
-	cmd.AddCommand(c.configCheck(), c.configShow())
+	cmd := &cobra.Command{Use: "config", Short: "Check, show, explain and import the configuration"}
+	cmd.AddCommand(c.configCheck(), c.configShow(), c.configExplain(), c.configImport())
 	return cmd
 }
 

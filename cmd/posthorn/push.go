@@ -23,7 +23,7 @@ const (
 
 func (c *cli) pushCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "push", Short: "See who is told of new mail, and why a phone stayed silent"}
-	cmd.AddCommand(c.pushUsers(), c.pushDevices(), c.pushExplain(), c.pushTest(), c.pushTrace())
+	cmd.AddCommand(c.pushUsers(), c.pushDevices(), c.pushExplain(), c.pushTest(), c.pushTrace(), c.pushPhone())
 	return cmd
 }
 

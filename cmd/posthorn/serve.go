@@ -55,6 +55,9 @@ func (c *cli) serve(ctx context.Context) error {
 	}
 	log.InfoContext(ctx, "serving", slog.String("public", s.PublicAddr()), slog.String("internal", s.InternalAddr()),
 		slog.String("state_dir", cfg.StateDir), slog.String("version", readVersion().Version))
+	if err := c.tellSystemd(ctx, "READY=1"); err != nil {
+		log.WarnContext(ctx, "cannot say that the server is ready", slog.Any("err", err))
+	}
 	running, stop := context.WithCancel(ctx)
 	told := make(chan struct{})
 	go func() {
@@ -67,6 +70,7 @@ func (c *cli) serve(ctx context.Context) error {
 			}
 		}
 		if ctx.Err() != nil {
+			_ = c.tellSystemd(context.WithoutCancel(ctx), "STOPPING=1") // it sees the process end anyway
 			log.InfoContext(ctx, "stopping: finishing what has begun; a second signal ends at once")
 		}
 	}()

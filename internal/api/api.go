@@ -48,6 +48,11 @@ type API struct {
 	TrustedProxies []netip.Prefix
 	// VAPIDPublicKey is what the browsers of a provider's users subscribe with; "" when Web Push is off.
 	VAPIDPublicKey func(provider string) string
+	// CheckCredentials opens the push credentials of a provider: keys, certificates and their ends. Errors are
+	// *tenant.InvalidError.
+	CheckCredentials func(tenant.Provider) error
+	// UseProviders has the push credentials of providers used as they now are.
+	UseProviders func(context.Context) error
 	// Rotate seals the next batch anew.
 	Rotate func(ctx context.Context, after string) (Rotated, error)
 	// Reload reads configuration and credentials again.

@@ -216,6 +216,7 @@ var pathParams = map[string]param{
 	"reseller": {doc: "the reseller's name", example: "north"},
 	"set":      {doc: "the context set's name", example: "premium"},
 	"provider": {doc: "the provider's name", example: "blue"},
+	"property": {doc: "the property's name, or an alias", example: "push.privacy"},
 }
 
 // pathParameters are the names in a path's braces.

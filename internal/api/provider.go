@@ -2,6 +2,7 @@ package api
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -227,9 +228,13 @@ func (a *API) addProvider(r *http.Request) (int, any, error) {
 	if err := ownProvider(r, &v); err != nil {
 		return 0, nil, err
 	}
-	p, err := a.Tenants.AddProvider(r.Context(), v.tenant(tenant.Provider{}), isOperator(r))
+	given := v.tenant(tenant.Provider{})
+	if err := a.CheckCredentials(given); err != nil {
+		return 0, nil, err
+	}
+	p, err := a.Tenants.AddProvider(r.Context(), given, isOperator(r))
 	about(r, "providers/"+v.Name, 0)
-	return http.StatusCreated, providerView(p), err
+	return http.StatusCreated, providerView(p), a.usedNow(r.Context(), err)
 }
 
 // ownProvider makes a new provider the reseller's who adds it.
@@ -275,9 +280,18 @@ func (a *API) changeProvider(r *http.Request) (int, any, error) {
 			return problem.InField("name", "cannot be changed: properties and subscriptions name it")
 		}
 		*p = v.tenant(*p)
-		return nil
+		return a.CheckCredentials(*p)
 	})
-	return http.StatusOK, providerView(p), err
+	return http.StatusOK, providerView(p), a.usedNow(r.Context(), err)
+}
+
+// usedNow has this node use the credentials of providers as they are after a change, before it is answered; the others
+// follow at once.
+func (a *API) usedNow(ctx context.Context, err error) error {
+	if err == nil {
+		err = a.UseProviders(ctx)
+	}
+	return err
 }
 
 func (a *API) removeProvider(r *http.Request) (int, any, error) {
@@ -285,5 +299,5 @@ func (a *API) removeProvider(r *http.Request) (int, any, error) {
 	if err := a.mayProvider(r, name); err != nil {
 		return 0, nil, err
 	}
-	return http.StatusNoContent, nil, a.Tenants.RemoveProvider(r.Context(), name)
+	return http.StatusNoContent, nil, a.usedNow(r.Context(), a.Tenants.RemoveProvider(r.Context(), name))
 }

@@ -14,13 +14,14 @@ import (
 
 // posthorn is a running Posthorn as seen from outside: its admin socket and its two listeners.
 type posthorn struct {
-	public, internal string // host:port
-	admin, device    http.Client
+	public        string // base URL
+	internal      string // host:port
+	admin, device http.Client
 }
 
 func newPosthorn(stateDir, public, internal string) *posthorn {
 	socket := filepath.Join(stateDir, "admin.sock")
-	p := &posthorn{public: public, internal: internal}
+	p := &posthorn{public: "http://" + public, internal: internal}
 	p.admin.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", socket)
@@ -74,27 +75,30 @@ func (p *posthorn) provisionOne(ctx context.Context, noun string, in, out any) e
 	return nil
 }
 
-// subscribe signs a device in and subscribes it. pushSubscription is what a browser's
+// session is a device that is signed in.
+type session struct {
+	ID    string `json:"id"`
+	Token string `json:"token"`
+}
+
+// subscribe signs a device in as a client and subscribes it. pushSubscription is what a browser's
 // PushSubscription.toJSON() returns. It returns the state of Posthorn's listener at the mail server.
-func (p *posthorn) subscribe(ctx context.Context, login, password string, pushSubscription json.RawMessage) (listener, error) {
-	const client = "posthorn-demo-phone"
-	var session struct {
-		Token string `json:"token"`
-	}
-	err := call(ctx, &p.device, http.MethodPost, "http://"+p.public+"/api/v1/sessions", "",
+func (p *posthorn) subscribe(ctx context.Context, client, login, password string, pushSubscription json.RawMessage) (session, listener, error) {
+	var session session
+	err := call(ctx, &p.device, http.MethodPost, p.public+"/api/v1/sessions", "",
 		map[string]any{"login": login, "password": password, "client": client}, &session)
 	if err != nil {
-		return listener{}, fmt.Errorf("sign the phone in: %w", err)
+		return session, listener{}, fmt.Errorf("sign the phone in: %w", err)
 	}
 	var sub struct {
 		Listener listener `json:"listener"`
 	}
-	err = call(ctx, &p.device, http.MethodPost, "http://"+p.public+"/api/v1/subscriptions", session.Token,
+	err = call(ctx, &p.device, http.MethodPost, p.public+"/api/v1/subscriptions", session.Token,
 		map[string]any{"client": client, "transport": "webpush", "topics": []string{"mail:new"}, "token": pushSubscription}, &sub)
 	if err != nil {
-		return listener{}, fmt.Errorf("subscribe the phone: %w", err)
+		return session, listener{}, fmt.Errorf("subscribe the phone: %w", err)
 	}
-	return sub.Listener, nil
+	return session, sub.Listener, nil
 }
 
 // listener is what Posthorn says about its registration at the mail server.
@@ -111,7 +115,7 @@ func (p *posthorn) vapidKey(ctx context.Context) (string, error) {
 			Key       string `json:"vapid_public_key"`
 		} `json:"items"`
 	}
-	if err := call(ctx, &p.device, http.MethodGet, "http://"+p.public+"/api/v1/transports", "", nil, &transports); err != nil {
+	if err := call(ctx, &p.device, http.MethodGet, p.public+"/api/v1/transports", "", nil, &transports); err != nil {
 		return "", fmt.Errorf("ask for the transports: %w", err)
 	}
 	for _, t := range transports.Items {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -164,7 +165,7 @@ func (d *demo) setUp(ctx context.Context, g *errgroup.Group, dir string) (pageIn
 	info := pageInfo{
 		Run: rand.Text(), Login: m.user.login, Password: m.user.password, StateDir: dir,
 		SMTP: m.smtp.Addr().String(), LMTP: m.lmtp.Addr().String(), IMAP: m.imap.Addr().String(),
-		Public: p.public, Internal: p.internal, Push: d.push.URL(),
+		Public: strings.TrimPrefix(p.public, "http://"), Internal: p.internal, Push: d.push.URL(),
 	}
 	short, cancel := context.WithTimeout(ctx, setupTimeout)
 	defer cancel()
@@ -183,7 +184,7 @@ func (d *demo) setUp(ctx context.Context, g *errgroup.Group, dir string) (pageIn
 	if err != nil {
 		return info, fmt.Errorf("make a push subscription: %w", err)
 	}
-	l, err := p.subscribe(short, info.Login, info.Password, json.RawMessage(phone.JSON()))
+	_, l, err := p.subscribe(short, "posthorn-demo-phone", info.Login, info.Password, json.RawMessage(phone.JSON()))
 	if err != nil {
 		return info, err
 	}

@@ -377,8 +377,10 @@ func (d *sqlDump) list() (names []string, err error) {
 	for {
 		t, err := d.token()
 		switch {
-		case err != nil:
+		case errors.Is(err, io.EOF):
 			return nil, d.errorf("it ends within a list of columns")
+		case err != nil:
+			return nil, err
 		case t.kind == 0 && t.text == ")":
 			return names, nil
 		case t.kind == 0 && t.text == ",":
@@ -411,8 +413,10 @@ func (d *sqlDump) value() (c cell, end bool, err error) {
 	depth, prefix := 0, ""
 	for {
 		t, err := d.token()
-		if err != nil {
+		if errors.Is(err, io.EOF) {
 			return cell{}, false, d.errorf("it ends within a row")
+		} else if err != nil {
+			return cell{}, false, err
 		}
 		switch {
 		case t.kind == 0 && t.text == "," && depth == 0:

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -111,15 +112,22 @@ func readDump(in io.Reader, name string, row rowFunc) error {
 	}
 	first, _, _ := strings.Cut(strings.TrimPrefix(string(head), "\ufeff"), "\n")
 	table := func(columns []string) string { return tableOf(name, columns) }
-	switch fields := strings.Split(strings.TrimSpace(first), "\t"); {
+	switch {
 	case len(head) == 0:
 		return nil
-	case len(fields) > 1 && tableOf(name, fields) != "":
+	case names(strings.Split(strings.TrimSpace(first), "\t")):
 		return readTSV(r, table, row)
-	case strings.Contains(first, ",") && tableOf(name, splitHead(first)) != "":
+	case names(splitHead(first)):
 		return readCSV(r, table, row)
 	}
 	return readSQL(r, func(table string) bool { return tables[table] != nil }, row)
+}
+
+// names reports whether a line is the names of columns, and of more than one.
+func names(fields []string) bool {
+	return len(fields) > 1 && !slices.ContainsFunc(fields, func(f string) bool {
+		return f == "" || strings.ContainsFunc(f, func(c rune) bool { return c >= 0x80 || c == '.' || c == '-' || c == '+' || !wordByte(byte(c)) }) //nolint:gosec // ASCII
+	})
 }
 
 func splitHead(line string) []string {

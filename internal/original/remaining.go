@@ -168,13 +168,27 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
+// The steps before anything is written.
+const (
+	seeToIt = `See to what is marked with "!", and run this again: without --write it changes nothing.`
+	writeIt = "Run it with --write while no server runs on the state directory."
+)
+
+// Written takes the steps away that come before anything is written.
+func (r *Report) Written() {
+	r.Next = slices.DeleteFunc(r.Next, func(step string) bool { return step == seeToIt || step == writeIt })
+	if r.NeedsYou() > 0 {
+		r.Next = slices.Insert(r.Next, 0, `See to what is marked with "!".`)
+	}
+}
+
 // advise lists the steps from here.
 func (r *Reader) advise(p *Plan) {
 	next := func(step string) { r.report.Next = append(r.report.Next, step) }
 	if r.report.NeedsYou() > 0 {
-		next("See to what is marked with \"!\", and run this again: without --write it changes nothing.")
+		next(seeToIt)
 	}
-	next("Run it with --write while no server runs on the state directory.")
+	next(writeIt)
 	next("posthorn config check: it opens every key and certificate that the configuration names.")
 	next("Start the server, then posthorn doctor: it looks at each mail host from end to end.")
 	if len(p.MailHosts) > 0 {

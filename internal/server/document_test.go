@@ -247,6 +247,15 @@ func TestDocument(t *testing.T) {
 	})
 	d.ask(request{op: "removePushRegistration", query: url.Values{"user": {"1"}, "context": {"1"}, "client": {"posthorn-app"}}}, key)
 
+	d.ask(request{op: "listPropertyTypes"}, key)
+	d.ask(request{op: "setProperty", in: api.PropertyValue{Scope: "context", Subject: "1", Property: "push.privacy", Value: "sender"}}, key)
+	ofOne := url.Values{"scope": {"context"}, "subject": {"1"}}
+	d.ask(request{op: "listProperties", query: ofOne}, key)
+	if got := d.ask(request{op: "explainProperty", path: path("property", "push.privacy"), query: url.Values{"user": {"1@1"}}}, key).member(t, "value"); got != "sender" {
+		t.Errorf("push.privacy of 1@1 is %s", got)
+	}
+	ofOne.Set("property", "push.privacy")
+	d.ask(request{op: "unsetProperty", query: ofOne}, key)
 	d.ask(request{op: "addProvider", in: map[string]any{
 		"name": "blue", "colour": "#1c6ea4", "sign_in": "oidc", "logo": []byte(blueLogo),
 		"oidc": map[string]any{"issuer": "https://login.blue.example", "client_id": "posthorn", "client_secret": "secret"},

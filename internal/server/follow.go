@@ -138,6 +138,16 @@ func (t *transports) provide(ctx context.Context, all []tenant.Provider, now fun
 	return t.since(before)
 }
 
+// checkProvider opens the credentials of a provider that is to be added or changed, and returns the first problem.
+func (t *transports) checkProvider(p tenant.Provider) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, problems := t.open(p, time.Now); len(problems) > 0 { // what is made has no connection yet
+		return problems[0]
+	}
+	return nil
+}
+
 // open opens a provider's credentials, save those that are in use already. Each problem is a *tenant.InvalidError; an
 // expired certificate is one, and used all the same, as one of the configuration is.
 func (t *transports) open(p tenant.Provider, now func() time.Time) (m made, problems []error) {

@@ -66,6 +66,7 @@ func TestEveryQueryOnBothEngines(t *testing.T) {
 			w.start()         // what only a start asks
 			w.waitFor("the freeze is kept", func() bool { return w.exec("DELETE FROM freezes WHERE since_ms > 1") == 1 })
 			w.stop()
+			imported(t, w)
 			mu.Lock()
 			defer mu.Unlock()
 			for name, query := range declared {

@@ -258,8 +258,9 @@ func TestReloadOfABadFile(t *testing.T) {
 	}
 	w.edit("    enabled: false\n", "    enabled: true\n")
 	w.edit(`push: {`, `push: {privacy: none, `)
-	if done, err := w.reload(); err != nil || strings.Join(done.Changed, " ") != "properties" || len(done.NeedsRestart) > 0 {
-		t.Errorf("a property: %+v, %v", done, err)
+	w.edit(`push: {`, `push: {new_mail_ttl: 2d, `)
+	if done, err := w.reload(); err != nil || strings.Join(done.Changed, ", ") != "properties" || strings.Join(done.NeedsRestart, " ") != "push.new_mail_ttl" {
+		t.Errorf("another key: %+v, %v", done, err)
 	}
 	works()
 

@@ -274,7 +274,7 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry, hosts *hos
 	a := &api.API{
 		Tenants: tenants, Accounts: accounts, Subscriptions: subs, Push: s.push, Listen: s.listen, Cluster: s.cluster,
 		LastEvents: dispatcher.LastEvents, Log: s.log, Now: now, TrustedProxies: cfg.Public.TrustedProxies,
-		VAPIDPublicKey: s.transports.webpush.PublicKey, Reload: s.Reload, Rotate: rotate.Rotate, Audit: s.audit, Doctor: s.doctor(tenants, accounts, subs, dispatcher),
+		VAPIDPublicKey: s.transports.webpush.PublicKey, CheckCredentials: s.transports.checkProvider, UseProviders: s.follower.use, Reload: s.Reload, Rotate: rotate.Rotate, Audit: s.audit, Doctor: s.doctor(tenants, accounts, subs, dispatcher),
 	}
 	s.public.server = newHTTPServer(secured(a.Public(), strings.HasPrefix(cfg.Public.URL, "https://")), s.log)
 	s.internal.server = newHTTPServer(s.internalMux(notifier, reg), s.log)

@@ -21,7 +21,7 @@ const (
 A property is a setting that may differ from one tenant to the next. It is set at scopes, from the least to the most
 specific: ` + "`server`, `contextset`, `reseller`, `context`, `user`" + `. The most specific value holds; what is set nowhere has
 its default. [Who may do what](operating.md#who-may-do-what-the-cascade) tells how to set them and how to find out why a
-value holds.
+value holds; ` + "`posthorn property types`" + ` prints this page.
 
 - A **list** is written with commas between its entries; in YAML a list will do as well.
 - A **duration** is written like ` + "`90d`, `24h` or `1h30m`" + `; a day has 24 hours.

@@ -1,0 +1,52 @@
+#!/bin/sh
+# Builds the packages into bin/packages. "make packages" calls it; ARCHES, FORMATS and VERSION may be set.
+# The same commit gives the same bytes (SOURCE_DATE_EPOCH), with the same Go.
+set -eu
+cd "$(dirname "$0")/../.."
+out=${OUT:-bin/packages}
+export BUILD="$out/build"
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
+# A commit that is no release comes before the release that it leads to.
+VERSION=${VERSION:-$(git describe --exact-match --tags 2>/dev/null | sed 's/^v//' || true)}
+VERSION=${VERSION:-0.1.0~$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y%m%d%H%M).$(git rev-parse --short=9 HEAD)}
+export SOURCE_DATE_EPOCH VERSION LC_ALL=C TZ=UTC
+umask 022
+mkdir -p "$out"
+rm -rf "$BUILD"
+host=$(go env GOARCH) # of this machine, to ask
+for arch in $(printf '%s\n' ${ARCHES:-amd64 arm64} "$host" | sort -u); do
+	CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$VERSION" -o "$BUILD/posthorn-$arch" ./cmd/posthorn
+done
+
+share="$BUILD/share"
+doc="$share/doc/posthorn"
+mkdir -p "$doc/examples" "$share/man/man1" "$share/bash-completion/completions" "$share/zsh/vendor-completions" "$share/fish/vendor_completions.d"
+"$BUILD/posthorn-$host" completion bash >"$share/bash-completion/completions/posthorn"
+"$BUILD/posthorn-$host" completion zsh >"$share/zsh/vendor-completions/_posthorn"
+"$BUILD/posthorn-$host" completion fish >"$share/fish/vendor_completions.d/posthorn.fish"
+go test ./cmd/posthorn -count=1 -run '^TestManualPages$' -manual "$PWD/$share/man/man1" >"$BUILD/manual.log" 2>&1 || { cat "$BUILD/manual.log"; exit 1; }
+gzip -9n "$share"/man/man1/*.1
+
+cp deploy/package/copyright deploy/posthorn.yml README.md docs/*.md "$doc/"
+cp deploy/dovecot-2.3.conf deploy/dovecot-2.4.conf deploy/grafana.json deploy/prometheus-alerts.yml "$doc/examples/"
+cp deploy/package/mailapp-config.yml.example deploy/package/contextsets.yml.example "$doc/examples/"
+gzip -9n <CHANGELOG.md >"$doc/NEWS.md.gz"
+{
+	printf 'posthorn (%s) unstable; urgency=medium\n\n  * NEWS.md.gz says what has changed.\n\n' "$VERSION"
+	printf ' -- The Posthorn authors <packages@posthorn.invalid>  %s\n' "$(date -u -R -d "@$SOURCE_DATE_EPOCH")"
+} | gzip -9n >"$doc/changelog.gz"
+# Most licences ask that their text goes where the program goes.
+go list -deps -f '{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}} {{.Dir}}{{end}}{{end}}' ./cmd/posthorn | sort -u |
+	while read -r path version dir; do
+		printf '==== %s %s\n\n' "$path" "$version"
+		find "$dir" -maxdepth 1 -type f \( -iname 'LICEN[CS]E*' -o -iname 'COPYING*' -o -iname 'NOTICE*' \) | sort | xargs -r cat
+		echo
+	done | gzip -9n >"$doc/third-party-licences.gz"
+find "$share" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
+
+for arch in ${ARCHES:-amd64 arm64}; do
+	for format in ${FORMATS:-deb rpm}; do
+		ARCH=$arch "${NFPM:-nfpm}" package --config deploy/package/nfpm.yaml --packager "$format" --target "$out"
+	done
+done
+rm -rf "$BUILD"
