@@ -117,6 +117,7 @@ type act struct {
 	subject string // what it is about, for the audit log
 	context int64  // 0 for none
 	detail  string // what else there is to say of one that succeeded
+	reach   *reach // what the actor may see, when it was asked for
 }
 
 type actKey struct{}
