@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/bus"
@@ -59,8 +60,8 @@ func (Password) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "[passwor
 // MarshalText keeps the password out of JSON, as part of a logged value too.
 func (Password) MarshalText() ([]byte, error) { return []byte("[password redacted]"), nil }
 
-// Config is what a Service is made of. Every field is needed, but Memory only for StoreMemory; without a Gate
-// everybody may sign in who can.
+// Config is what a Service is made of. Every field is needed, but Memory only for StoreMemory, and those from
+// Outbound on only for identity providers; without a Gate everybody may sign in who can.
 type Config struct {
 	// Store is where what listeners sign in with is kept; "" is StoreDatabase.
 	Store   string
@@ -70,13 +71,15 @@ type Config struct {
 	Tenants *tenant.Store
 	Log     *slog.Logger
 	Now     func() time.Time
-	// SessionLifetime is how long a session lives from sign-in.
-	SessionLifetime time.Duration
-	// MaxSessions bounds a user's sessions; the oldest give way.
-	MaxSessions int
 	// AttemptsPerLogin and AttemptsPerAddress bound failed sign-ins within Window; see limits.
 	AttemptsPerLogin, AttemptsPerAddress int
 	Window                               time.Duration
+	// Outbound is how identity providers are asked: providers name them.
+	Outbound *http.Client
+	// PublicURL is the origin at which providers are reached that have none of their own; "" when there is none.
+	PublicURL string
+	// RedirectURIs are where a user may be sent after a sign-in at an identity provider.
+	RedirectURIs []string
 	// Gate is asked after a user has proved who he is, and before he has a session. It refuses with a *RefusedError.
 	Gate func(ctx context.Context, req GateRequest) error
 }
@@ -89,6 +92,7 @@ type Service struct {
 	passing       passing  // what StoreNone keeps for a while
 	upstreams     upstreams
 	grants        grants
+	issuers       issuers
 }
 
 // New returns a Service.

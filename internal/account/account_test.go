@@ -15,6 +15,7 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/seal"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
+	"github.com/posthorn-mail/posthorn/internal/tenant/cascade"
 	"github.com/posthorn-mail/posthorn/internal/testpeer"
 )
 
@@ -55,8 +56,8 @@ func newService(t *testing.T, url string, change func(*Config)) *Service {
 		t.Fatal(err)
 	}
 	c := Config{
-		DB: d, Keys: keys, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: time.Now, SessionLifetime: 24 * time.Hour,
-		MaxSessions: 50, AttemptsPerLogin: 5, AttemptsPerAddress: 8, Window: 15 * time.Minute,
+		DB: d, Keys: keys, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: time.Now,
+		AttemptsPerLogin: 5, AttemptsPerAddress: 8, Window: 15 * time.Minute,
 	}
 	if change != nil {
 		change(&c)
@@ -68,7 +69,16 @@ func newService(t *testing.T, url string, change func(*Config)) *Service {
 	if _, err := c.Tenants.AddContext(t.Context(), tenant.Context{}); err != nil {
 		t.Fatal(err)
 	}
+	setProperty(t, c.Tenants, cascade.SessionLifetime.Name(), "24h")
 	return New(c)
+}
+
+// setProperty sets a property for everybody.
+func setProperty(t *testing.T, s *tenant.Store, name, value string) {
+	t.Helper()
+	if err := s.SetProperty(t.Context(), tenant.Subject{Scope: cascade.Server}, name, value, "test"); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func addHost(t *testing.T, s *Service, h tenant.MailHost) {

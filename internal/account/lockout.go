@@ -36,6 +36,7 @@ type limits struct {
 	byPlace, byAddress, byStrangers *limiter
 	late                            *limiter // who had one of the second half
 	said                            *limiter
+	starts                          *limiter // of sign-ins at identity providers, for each network
 }
 
 func newLimits(c Config) limits {
@@ -45,6 +46,7 @@ func newLimits(c Config) limits {
 		byStrangers: newLimiter(2*c.AttemptsPerLogin, c.Window, c.Now),
 		late:        newLimiter(1, c.Window, c.Now),
 		said:        newLimiter(1, sayEvery, c.Now),
+		starts:      newLimiter(c.AttemptsPerAddress, c.Window, c.Now),
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
+	"github.com/posthorn-mail/posthorn/internal/tenant/cascade"
 )
 
 // Session is a sign-in of one user on one device.
@@ -48,6 +49,8 @@ type SignIn struct {
 	// Host is the host of the request, for the gate.
 	Host    string
 	Address netip.Addr
+
+	refresh Password // token that the identity provider gave
 }
 
 const (
@@ -184,12 +187,16 @@ func addressKey(a netip.Addr) string {
 }
 
 func (s *Service) open(ctx context.Context, u tenant.User, req SignIn) (Session, string, error) {
+	view, err := s.Tenants.View(ctx, u.ID)
+	if err != nil {
+		return Session{}, "", fmt.Errorf("find limits of sessions: %w", err)
+	}
 	token, hash := newToken()
 	_, id := newToken()
 	now := s.Now()
 	sess := Session{
 		ID: id[:sessionIDLength], User: u.ID, Client: req.Client, DeviceName: req.DeviceName, Address: req.Address.String(),
-		Created: now, LastUsed: now, Expires: now.Add(s.SessionLifetime),
+		Created: now, LastUsed: now, Expires: now.Add(cascade.SessionLifetime.Of(view)),
 	}
 	if req.Device != "" {
 		sess.Device = hashOf("device", req.Device)
@@ -200,7 +207,10 @@ func (s *Service) open(ctx context.Context, u tenant.User, req SignIn) (Session,
 	if err != nil {
 		return Session{}, "", fmt.Errorf("find mail host: %w", err)
 	}
-	sealed := s.Keys.Seal(passwords.owner(u.ID), []byte(req.Password))
+	sealed, refresh := s.Keys.Seal(passwords.owner(u.ID), []byte(req.Password)), s.Keys.Seal(tokens.owner(u.ID), []byte(req.refresh))
+	if req.refresh != "" {
+		defer s.grants.drop(u.ID) // what was made of another one
+	}
 	err = s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
 		if _, err := tx.Exec(ctx, sqlPurgeSessions, db.Millis(now)); err != nil {
 			return err
@@ -217,12 +227,17 @@ func (s *Service) open(ctx context.Context, u tenant.User, req SignIn) (Session,
 			return err
 		}
 		// After the session, which only a user who is there can have; and only what is of use later.
-		if host.PasswordSource == tenant.PasswordsSession {
+		if host.PasswordSource == tenant.PasswordsOAuth && req.refresh != "" {
+			if err := s.keep(ctx, tx, tokens, u.ID, refresh); err != nil {
+				return err
+			}
+		}
+		if host.PasswordSource == tenant.PasswordsSession && req.Password != "" {
 			if err := s.keep(ctx, tx, passwords, u.ID, sealed); err != nil {
 				return err
 			}
 		}
-		_, err = tx.Exec(ctx, sqlLimitSessions, u.ID.Context, u.ID.ID, sess.ID, s.MaxSessions-1)
+		_, err = tx.Exec(ctx, sqlLimitSessions, u.ID.Context, u.ID.ID, sess.ID, cascade.MaxSessions.Of(view)-1)
 		return err
 	})
 	if err != nil {

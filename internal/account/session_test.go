@@ -16,6 +16,7 @@ import (
 
 	"github.com/posthorn-mail/posthorn/internal/db"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
+	"github.com/posthorn-mail/posthorn/internal/tenant/cascade"
 	"github.com/posthorn-mail/posthorn/internal/testpeer"
 )
 
@@ -47,7 +48,8 @@ func withSessions(t *testing.T, f func(t *testing.T, s *Service, w *watch, alice
 	t.Parallel()
 	testpeer.EachDatabase(t, func(t *testing.T, url string) {
 		w := &watch{}
-		s := newService(t, url, func(c *Config) { c.Now, c.MaxSessions = w.now, 3 })
+		s := newService(t, url, func(c *Config) { c.Now = w.now })
+		setProperty(t, s.Tenants, cascade.MaxSessions.Name(), "3")
 		addHost(t, s, nowhere("dove"))
 		f(t, s, w, addUser(t, s, "alice", "dove"), addUser(t, s, "bob", "dove"))
 	})

@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/account"
@@ -58,7 +59,14 @@ type API struct {
 	// Reload reads configuration and credentials again.
 	Reload func(ctx context.Context) (Reloaded, error)
 
-	document document
+	// Discoverer answers everybody, and so dials public addresses only; OperatorDiscoverer also what outbound.allow lists.
+	Discoverer, OperatorDiscoverer *onboard.Discoverer
+	DiscoverLimit                  *account.AddressLimiter
+	// Version is the server's own.
+	Version string
+
+	document    document
+	discoveries atomic.Int32 // under way for everybody
 }
 
 // maxBody bounds a request's body in bytes.
@@ -73,12 +81,16 @@ func (a *API) Public() http.Handler {
 	a.route(mux, "/api/v1/sessions", map[string]handler{"POST": a.signIn, "GET": a.listSessions, "DELETE": a.signOutEverywhere})
 	a.route(mux, "/api/v1/sessions/{id}", map[string]handler{"DELETE": a.revokeSession})
 	a.route(mux, "/api/v1/sessions/current/rotate", map[string]handler{"POST": a.rotateSession})
+	a.route(mux, "/api/v1/sign-in/oidc", map[string]handler{"POST": a.startOIDC})
+	mux.HandleFunc(account.CallbackPath+"{provider}", a.callbackOIDC)
 	a.route(mux, "/api/v1/devices", map[string]handler{"GET": a.listDevices})
 	a.route(mux, "/api/v1/devices/{id}", map[string]handler{"DELETE": a.revokeDevice})
 	a.route(mux, "/api/v1/capabilities", map[string]handler{"GET": a.capabilities})
 	a.route(mux, "/api/v1/transports", map[string]handler{"GET": a.listTransports})
 	a.route(mux, "/api/v1/subscriptions", map[string]handler{"POST": a.subscribe, "GET": a.listSubscriptions})
 	a.route(mux, "/api/v1/subscriptions/{id}", map[string]handler{"GET": a.getSubscription, "PATCH": a.changeSubscription, "DELETE": a.unsubscribe})
+	a.route(mux, "/api/v1/discover", map[string]handler{"POST": a.discoverForAll})
+	a.publish(mux, onboard.PosthornPath, a.wellKnown)
 	a.directory(mux)
 	a.serve(mux, adminPrefix, a.keyHolder)
 	mux.HandleFunc("/", notFound)
@@ -162,6 +174,13 @@ func (a *API) problemOf(ctx context.Context, err error) *problem.Problem {
 		return p
 	case errors.Is(err, account.ErrBadLogin):
 		return problem.New(http.StatusUnauthorized, "bad_login", account.ErrBadLogin.Error())
+	case errors.Is(err, account.ErrBadCode):
+		return problem.New(http.StatusUnauthorized, "bad_code", account.ErrBadCode.Error())
+	case errors.Is(err, account.ErrIdentityProvider):
+		a.Log.WarnContext(ctx, "cannot ask the identity provider", slog.Any("err", err))
+		p := problem.New(http.StatusServiceUnavailable, "identity_provider_unavailable", "the identity provider cannot be asked now: try again")
+		p.RetryAfter = 5 * time.Second
+		return p
 	case errors.Is(err, account.ErrNoSession):
 		return problem.New(http.StatusUnauthorized, "no_session", "sign in first: POST /api/v1/sessions")
 	case errors.Is(err, account.ErrMailServer):

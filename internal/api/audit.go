@@ -93,7 +93,7 @@ func (a *API) auditUser(r *http.Request, user tenant.UserID, act, detail string)
 }
 
 // auditSignIn writes down how a sign-in ended. Who was refused is unknown, whatever he says.
-func (a *API) auditSignIn(r *http.Request, sess account.Session, req signInRequest, err error) {
+func (a *API) auditSignIn(r *http.Request, sess account.Session, req signInRequest, method string, err error) {
 	e := audit.Entry{Actor: "unknown", Act: "sign_in", Address: a.clientAddress(r).String()}
 	why := ""
 	var refused *account.RefusedError
@@ -111,12 +111,16 @@ func (a *API) auditSignIn(r *http.Request, sess account.Session, req signInReque
 		e.Outcome, why = audit.Refused, refused.Reason
 	case errors.Is(err, account.ErrBadLogin):
 		e.Outcome, why = audit.Refused, "login or password is wrong"
+	case errors.Is(err, account.ErrBadCode):
+		e.Outcome, why = audit.Refused, "the code is not good"
 	case errors.Is(err, account.ErrMailServer):
 		e.Outcome, why = audit.Failed, "the mail server cannot be asked"
 	default:
 		e.Outcome, why = audit.Failed, "internal"
 	}
-	if err != nil {
+	if err != nil && sess.User.ID != 0 {
+		e.Subject, e.Context = sess.User.String(), sess.User.Context
+	} else if err != nil && req.Login != "" {
 		users, err := a.Tenants.UsersByLogin(r.Context(), req.Login)
 		if req.MailHost != "" {
 			users = slices.DeleteFunc(users, func(u tenant.User) bool { return u.MailHost != req.MailHost })
@@ -125,9 +129,11 @@ func (a *API) auditSignIn(r *http.Request, sess account.Session, req signInReque
 			e.Subject, e.Context = users[0].ID.String(), users[0].ID.Context
 		}
 	}
-	e.Detail = "password, client " + req.Client
+	e.Detail = method
 	if err == nil {
-		e.Detail = "password, " + onDevice(sess)
+		e.Detail += ", " + onDevice(sess)
+	} else if req.Client != "" {
+		e.Detail += ", client " + req.Client
 	}
 	if why != "" {
 		e.Detail += ": " + why

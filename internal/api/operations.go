@@ -14,6 +14,7 @@ func (a *API) operations() []operation {
 		a.userOperations(),
 		a.mailHostOperations(),
 		a.hostOperations(),
+		a.discoverOperations(),
 		a.propertyOperations(),
 		a.providerOperations(),
 		a.pushOperations(),

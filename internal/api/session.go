@@ -14,6 +14,9 @@ type signInRequest struct {
 	Device     string           `json:"device"`
 	DeviceName string           `json:"device_name"`
 	MailHost   string           `json:"mailhost"`
+	// Code and CodeVerifier take the place of all that is above.
+	Code         string `json:"code"`
+	CodeVerifier string `json:"code_verifier"`
 }
 
 // signIn is POST /api/v1/sessions: 201 {"id","token","user","expires"}; 401 for a login or password
@@ -23,11 +26,7 @@ func (a *API) signIn(r *http.Request) (int, any, error) {
 	if err := decode(r, &req); err != nil {
 		return 0, nil, err
 	}
-	sess, token, err := a.Accounts.SignIn(r.Context(), account.SignIn{
-		Login: req.Login, Password: req.Password, Client: req.Client, Device: req.Device, DeviceName: req.DeviceName,
-		MailHost: req.MailHost, Host: a.host(r), Address: a.clientAddress(r),
-	})
-	a.auditSignIn(r, sess, req, err)
+	sess, token, err := a.prove(r, req)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -36,6 +35,19 @@ func (a *API) signIn(r *http.Request) (int, any, error) {
 	}
 	a.Listen.Look(sess.User) // it may have waited for this password
 	return http.StatusCreated, opened(sess, token), nil
+}
+
+// prove opens a session for login and password, or for the code of a sign-in elsewhere.
+func (a *API) prove(r *http.Request, req signInRequest) (account.Session, string, error) {
+	if req.Code != "" {
+		return a.redeem(r, req)
+	}
+	sess, token, err := a.Accounts.SignIn(r.Context(), account.SignIn{
+		Login: req.Login, Password: req.Password, Client: req.Client, Device: req.Device, DeviceName: req.DeviceName,
+		MailHost: req.MailHost, Host: a.host(r), Address: a.clientAddress(r),
+	})
+	a.auditSignIn(r, sess, req, "password", err)
+	return sess, token, err
 }
 
 // sessionToken is a session and the token that it is used with.

@@ -26,6 +26,7 @@ func (c *Config) Check() Problems {
 	k.bus()
 	k.listeners()
 	k.publicTLS()
+	k.signIn()
 	k.notify()
 	k.credentials()
 	k.mailNotify()

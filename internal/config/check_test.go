@@ -30,6 +30,18 @@ func TestCheck(t *testing.T) {
 		{"installation_id with a TAB", "installation_id: \"a\\tuser=1@1\"", `posthorn.yml:1: installation_id: it must have 1 to 64 letters, digits and . - _`},
 		{"installation_id with a line break", "installation_id: \"a\\n\"", `posthorn.yml:1: installation_id: it must have 1 to 64 letters, digits and . - _`},
 
+		{"redirects", "sign_in: {redirect_uris: ['com.example.mail:/in', 'com.example.mail://in', 'https://mail.example.org/in?x=1', 'http://127.0.0.1/in', 'http://[::1]:8080/in']}", ``},
+		{"redirects that are none", "sign_in: {redirect_uris: [in, 'com.example.mail:in', \"https://mail.example.org/a b\", 'https:///in']}", `posthorn.yml:1: sign_in.redirect_uris[0]: it is no address such as https://mail.example.com/signed-in or com.example.mail:/signed-in
+posthorn.yml:1: sign_in.redirect_uris[1]: it is no address such as https://mail.example.com/signed-in or com.example.mail:/signed-in
+posthorn.yml:1: sign_in.redirect_uris[2]: it is no address such as https://mail.example.com/signed-in or com.example.mail:/signed-in
+posthorn.yml:1: sign_in.redirect_uris[3]: it names no host`},
+		{"redirects with more", "sign_in: {redirect_uris: ['https://u@mail.example.org/in', 'https://mail.example.org/in#']}", `posthorn.yml:1: sign_in.redirect_uris[0]: it must have no user and no fragment
+posthorn.yml:1: sign_in.redirect_uris[1]: it must have no user and no fragment`},
+		{"redirects in clear", "sign_in: {redirect_uris: ['http://localhost/in', 'http://127.0.0.1']}", `posthorn.yml:1: sign_in.redirect_uris[0]: with http it must be http://127.0.0.1/… or http://[::1]/…: anything else can be overheard, and localhost may be another machine (RFC 8252 section 8.3)
+posthorn.yml:1: sign_in.redirect_uris[1]: with http it must be http://127.0.0.1/… or http://[::1]/…: anything else can be overheard, and localhost may be another machine (RFC 8252 section 8.3)`},
+		{"redirects of anybody", "sign_in: {redirect_uris: ['mail:/in', 'javascript:/in']}", `posthorn.yml:1: sign_in.redirect_uris[0]: the scheme of an app must be a domain name backwards, as com.example.mail, which nobody else has (RFC 8252 section 7.1)
+posthorn.yml:1: sign_in.redirect_uris[1]: the scheme of an app must be a domain name backwards, as com.example.mail, which nobody else has (RFC 8252 section 7.1)`},
+
 		{"database", "database: {url: mysql://canary}", `posthorn.yml:1: database.url: it must begin with postgres:// or sqlite:`},
 		{"database URL", "database: {url: 'postgres://u:canary%@h/n'}", `posthorn.yml:1: database.url: the form is postgres://user:password@host/name, with special characters of the password percent-encoded`},
 		{"sqlite URL", "database: {url: 'sqlite:///x'}", `posthorn.yml:1: database.url: the form is sqlite:PATH, such as sqlite:/var/lib/posthorn/posthorn.db`},

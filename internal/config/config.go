@@ -472,6 +472,15 @@ type SignIn struct {
 
 	// The time in which both are counted, by each node for itself.
 	Window Duration `yaml:"window" default:"15m" min:"1s" max:"1d"`
+
+	// Where apps may have a user sent back after a sign-in at an identity provider (OIDC): https addresses, addresses
+	// of the app's own scheme, which is a domain name backwards (RFC 8252), and http://127.0.0.1/… or http://[::1]/…,
+	// where any port will do. They are compared letter by letter.
+	//
+	// Default: none: nobody signs in at an identity provider.
+	// Danger: who is sent elsewhere may hand his session to a stranger. Name only what belongs to your apps.
+	// Example: ["com.example.mail:/signed-in", "https://mail.example.com/signed-in"]
+	RedirectURIs []string `yaml:"redirect_uris"`
 }
 
 // Audit is the section audit.

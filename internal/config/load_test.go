@@ -134,7 +134,7 @@ func TestFullFile(t *testing.T) {
 	if apps[0].Key.Reveal() != "canary-p8" || !strings.HasSuffix(c.Database.URL.Reveal(), ":canary-db@db.example.com/posthorn") {
 		t.Error("secrets differ")
 	}
-	if got, want := c.Problem("transports.apns.apps[1].key_id", "x").Line, 66; got != want {
+	if got, want := c.Problem("transports.apns.apps[1].key_id", "x").Line, 67; got != want {
 		t.Errorf("a missing key of an entry is in line %d, want %d, where the entry begins", got, want)
 	}
 	if got := c.VAPIDSubject(); got != "mailto:postmaster@example.com" {

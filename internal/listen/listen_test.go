@@ -82,7 +82,7 @@ func newFixture(t *testing.T, url string, h tenant.MailHost, n int) *fixture {
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	accounts := account.New(account.Config{
 		DB: f.db, Keys: f.keys, Tenants: tenants, Log: log, Now: time.Now,
-		SessionLifetime: time.Hour, MaxSessions: 1, AttemptsPerLogin: 9, AttemptsPerAddress: 9, Window: time.Hour,
+		AttemptsPerLogin: 9, AttemptsPerAddress: 9, Window: time.Hour,
 	})
 	subs := subscription.New(f.db, f.keys, tenants.View, time.Now)
 	pushes, err := push.New(push.Config{

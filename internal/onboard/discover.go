@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -73,8 +74,9 @@ type Discoverer struct {
 type ports struct{ https, imaps, imap, submissions, submission int }
 
 const (
-	discoverTimeout = 25 * time.Second
-	probeTimeout    = 8 * time.Second // one step
+	// A discovery ends before the public listener's ReadTimeout of 15 s, which would cut it off.
+	discoverTimeout = 13 * time.Second
+	probeTimeout    = 5 * time.Second // one step
 	maxCandidates   = 4               // servers asked of each protocol and source
 )
 
@@ -85,6 +87,9 @@ func (d *Discoverer) Discover(ctx context.Context, input string) (Discovery, err
 	u, err := understand(input)
 	if err != nil {
 		return Discovery{}, err
+	}
+	if d.ports.https != 0 && u.port == "" {
+		u.Base = "https://" + authorityOf(u.host, strconv.Itoa(d.ports.https))
 	}
 	ctx, cancel := context.WithTimeout(ctx, discoverTimeout)
 	defer cancel()
@@ -105,14 +110,20 @@ func (s *search) run(ctx context.Context) {
 	if s.origin(ctx, s.Understood.Base) {
 		return
 	}
-	if _, err := netip.ParseAddr(s.Understood.host); err == nil {
-		return // an address has no records and no autoconfig
+	if _, err := netip.ParseAddr(s.Understood.host); err == nil || !strings.Contains(s.Understood.host, ".") {
+		return // no domain, and so without records and autoconfig
 	}
 	if s.records(ctx) || s.complete() {
 		return
 	}
 	for _, stage := range []func(context.Context){s.ownAutoconfig, s.exchangers, s.guesses} {
-		if stage(ctx); s.complete() || ctx.Err() != nil {
+		if stage(ctx); s.complete() {
+			return
+		}
+		if ctx.Err() != nil {
+			s.Steps = append(s.Steps, Step{
+				Name: "server", Target: s.Understood.Domain, State: Skipped, Fault: FaultOutOfTime, Detail: "there was no time left to look further",
+			})
 			return
 		}
 	}

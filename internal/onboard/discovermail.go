@@ -212,7 +212,7 @@ func (s *search) greets(ctx context.Context, m MailServer) Step {
 		if err != nil {
 			return s.webFault(ctx, err)
 		}
-		defer conn.Close() //nolint:errcheck // nothing was written that matters
+		defer conn.Close()
 		defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 		if m.Security == tenant.SecurityStartTLS {
 			if m.Protocol == "imap" {

@@ -83,7 +83,7 @@ func tlsFault(err error, now time.Time) (Fault, string) {
 	var authority x509.UnknownAuthorityError
 	var noTLS tls.RecordHeaderError
 	var alert tls.AlertError
-	var any *tls.CertificateVerificationError
+	var wrong *tls.CertificateVerificationError
 	switch {
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired && now.Before(invalid.Cert.NotBefore):
 		return FaultNotYetValid, "the certificate is valid from " + day(invalid.Cert.NotBefore) + " on only"
@@ -95,7 +95,7 @@ func tlsFault(err error, now time.Time) (Fault, string) {
 		return FaultUntrusted, "the certificate is signed by nobody who is trusted"
 	case errors.As(err, &noTLS):
 		return FaultNoTLS, "it does not speak TLS"
-	case errors.As(err, &invalid), errors.As(err, &any):
+	case errors.As(err, &invalid), errors.As(err, &wrong):
 		return FaultTLS, "the certificate is not right"
 	case errors.As(err, &alert):
 		return FaultTLS, "there is no common version or cipher of TLS"

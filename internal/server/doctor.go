@@ -2,12 +2,14 @@ package server
 
 import (
 	"context"
+	"net"
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/account"
 	"github.com/posthorn-mail/posthorn/internal/dispatch"
 	"github.com/posthorn-mail/posthorn/internal/event"
 	"github.com/posthorn-mail/posthorn/internal/onboard"
+	"github.com/posthorn-mail/posthorn/internal/outbound"
 	"github.com/posthorn-mail/posthorn/internal/subscription"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
 )
@@ -43,4 +45,16 @@ func (s *Server) nodes() (all []onboard.Node) {
 		all = append(all, onboard.Node{Name: m.Name, Owns: m.Willing && !m.Draining, Ignored: m.Ignored})
 	}
 	return all
+}
+
+// discoverers find servers for everybody, who has no business with internal addresses, and for the operator, who lists
+// those of his own.
+func (s *Server) discoverers() (everybody, operator *onboard.Discoverer, err error) {
+	guard, err := outbound.New(outbound.Config{})
+	if err != nil {
+		return nil, nil, err
+	}
+	everybody = &onboard.Discoverer{Guard: guard, Resolver: net.DefaultResolver, Now: time.Now}
+	operator = &onboard.Discoverer{Guard: s.transports.guard, Resolver: net.DefaultResolver, Now: time.Now}
+	return everybody, operator, nil
 }

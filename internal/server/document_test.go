@@ -273,6 +273,7 @@ func TestDocument(t *testing.T) {
 	d.ask(request{op: "listProviders"}, key)
 	d.ask(request{op: "removeProvider", path: path("provider", "blue")}, key)
 	d.ask(request{op: "listHosts"}, key)
+	d.ask(request{op: "discover", in: api.Discover{Input: "https://127.0.0.1"}}, key)
 	d.ask(request{op: "checkHost", query: url.Values{"host": {"mail.example.org"}}}, key)
 	id := d.ask(request{op: "addKey", in: api.Key{Role: api.RoleOperator, Note: "soon gone"}}, key).member(t, "id")
 	d.ask(request{op: "listKeys"}, key)

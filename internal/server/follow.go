@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -127,9 +128,7 @@ func (t *transports) provide(ctx context.Context, all []tenant.Provider, now fun
 			log.ErrorContext(ctx, "a provider's credential cannot be used: none of its devices can be told",
 				slog.String("provider", p.Name), slog.Any("err", err))
 		}
-		for owner, k := range m.vapid {
-			next.vapid[owner] = k
-		}
+		maps.Copy(next.vapid, m.vapid)
 		next.apns, next.fcm = append(next.apns, m.apns...), append(next.fcm, m.fcm...)
 	}
 	before := t.names()

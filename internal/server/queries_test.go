@@ -10,6 +10,8 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -57,9 +59,11 @@ func TestEveryQueryOnBothEngines(t *testing.T) {
 				mu.Unlock()
 			}
 			w.lease = 400 * time.Millisecond
+			idp := startIDP(t, "alice@rig.test")
+			w.elsewhere(idp)
 			w.start()
 			anotherNode(t, w)
-			day(t, w)
+			day(t, w, idp)
 			w.stop()
 			const putFreeze = "INSERT INTO freezes (transport, credential, since_ms) VALUES ('apns', '0/com.example.mail', 1)"
 			w.exec(putFreeze) // as a server leaves one that is stopped in the middle of it
@@ -280,7 +284,7 @@ func rotated(t *testing.T, w *world) {
 }
 
 // day uses everything that the API and the admin socket offer, until nothing is left.
-func day(t *testing.T, w *world) {
+func day(t *testing.T, w *world, idp *httptest.Server) {
 	const alice, bob, password = "alice@rig.test", "bob@rig.test", "secret"
 	d := testpeer.StartDovecot(t, testpeer.DovecotConfig{
 		Users: map[string]string{alice: password, bob: password}, NotifyURL: w.notifyURL(),
@@ -415,7 +419,10 @@ func day(t *testing.T, w *world) {
 		t.Helper()
 		return w.call("POST", "/api/v1/sessions/current/rotate", token, nil, 200)["token"].(string)
 	}
-	third := w.signIn(alice, password, "watch")
+	w.blue(idp)
+	third := w.signInElsewhere("watch")
+	must(t, w.admin.Do(t.Context(), "DELETE", "/admin/v1/properties", queryOf("scope=context&subject=1&property=provider"), nil, nil))
+	admin("DELETE", "/admin/v1/providers/blue", nil, nil)
 	rotate(third)
 	third = rotate(third) // the answer was lost
 	w.call("GET", "/api/v1/devices", third, nil, 200)
@@ -463,11 +470,8 @@ func (w *world) exec(query string) (n int64) {
 }
 
 func queryOf(s string) map[string][]string {
-	key, value, ok := strings.Cut(s, "=")
-	if !ok {
-		return nil
-	}
-	return map[string][]string{key: {value}}
+	q, _ := url.ParseQuery(s)
+	return q
 }
 
 // declaredQueries reads the constants named sql… of every package, folding their concatenations.

@@ -219,9 +219,9 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry, hosts *hos
 	accounts := account.New(account.Config{
 		Store: cfg.Credentials.Store, Memory: s.memory,
 		DB: s.db, Keys: s.state.keys, Tenants: tenants, Log: s.log, Now: now,
-		SessionLifetime: time.Duration(cfg.Sessions.Lifetime), MaxSessions: cfg.Sessions.MaxPerUser,
 		AttemptsPerLogin: cfg.SignIn.AttemptsPerLogin, AttemptsPerAddress: cfg.SignIn.AttemptsPerAddress,
-		Window: time.Duration(cfg.SignIn.Window),
+		Window:   time.Duration(cfg.SignIn.Window),
+		Outbound: s.transports.guard.Client(), PublicURL: cfg.Public.URL, RedirectURIs: cfg.SignIn.RedirectURIs,
 		Gate: func(ctx context.Context, req account.GateRequest) error {
 			return tenants.Admit(ctx, req.User.ID, req.Client, req.Host)
 		},
@@ -271,10 +271,16 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry, hosts *hos
 	s.certificates = certificate.NewStorage(s.db, s.state.keys, s.state.node, now)
 	rotate := &rotation{tenants: tenants, subs: subs, accounts: accounts, certificates: s.certificates, key: s.state.keys.KeyID(), log: s.log}
 	notifier.Lost = s.listen.Missed
+	everybody, operator, err := s.discoverers()
+	if err != nil {
+		return err
+	}
 	a := &api.API{
 		Tenants: tenants, Accounts: accounts, Subscriptions: subs, Push: s.push, Listen: s.listen, Cluster: s.cluster,
 		LastEvents: dispatcher.LastEvents, Log: s.log, Now: now, TrustedProxies: cfg.Public.TrustedProxies,
 		VAPIDPublicKey: s.transports.webpush.PublicKey, CheckCredentials: s.transports.checkProvider, UseProviders: s.follower.use, Reload: s.Reload, Rotate: rotate.Rotate, Audit: s.audit, Doctor: s.doctor(tenants, accounts, subs, dispatcher),
+		Discoverer: everybody, OperatorDiscoverer: operator, Version: s.version,
+		DiscoverLimit: account.NewAddressLimiter(api.DiscoverAttempts, api.DiscoverWindow, now),
 	}
 	s.public.server = newHTTPServer(secured(a.Public(), strings.HasPrefix(cfg.Public.URL, "https://")), s.log)
 	s.internal.server = newHTTPServer(s.internalMux(notifier, reg), s.log)

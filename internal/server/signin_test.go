@@ -98,7 +98,7 @@ func TestDevicesAndTokens(t *testing.T) {
 	}
 	w.try("POST", "/api/v1/sessions", "", map[string]any{"login": alice, "password": "a wrong one", "client": "posthorn-app"})
 	want := []string{
-		"sign_in ok", "sign_in ok", "device.revoke ok", "session.rotate ok", "session.theft refused", "sign_in ok", "sign_in ok",
+		"addUser ok", "sign_in ok", "sign_in ok", "device.revoke ok", "session.rotate ok", "session.theft refused", "sign_in ok", "sign_in ok",
 		"sign_out.everywhere ok", "sign_in ok", "device.revoke ok", "sign_in refused",
 	}
 	var acts []string

@@ -78,7 +78,7 @@ func (w *world) at(host, method, path, token string, in any) (int, map[string]an
 	}
 	res, err := http.DefaultClient.Do(req)
 	must(w.tb, err)
-	defer res.Body.Close() //nolint:errcheck // only read from
+	defer res.Body.Close()
 	raw, err = io.ReadAll(res.Body)
 	must(w.tb, err)
 	out := map[string]any{}
@@ -167,7 +167,7 @@ func TestAdministratorsStory(t *testing.T) {
 	must(t, err)
 	text := strings.Replace(string(raw), "properties: {capability.mobile_mail_app: true}\n", "", 1)
 	text = strings.Replace(text, `push: {allowed_clients: ["posthorn-*"]}`+"\n", "", 1)
-	must(t, os.WriteFile(w.config, []byte(text), 0o600)) //nolint:gosec // the test's own
+	must(t, os.WriteFile(w.config, []byte(text), 0o600))
 	hosts := filepath.Join(filepath.Dir(w.config), "mailapp-config.yml")
 	// As the reference shows it, with its column of spaces.
 	rules := ` default:
@@ -179,7 +179,7 @@ func TestAdministratorsStory(t *testing.T) {
      host: mail.blue.example
      mail_app_enabled: true
 `
-	must(t, os.WriteFile(hosts, []byte(rules), 0o600)) //nolint:gosec // the test's own
+	must(t, os.WriteFile(hosts, []byte(rules), 0o600))
 	w.start()
 	logins := []string{"ann@rig.test", "ben@rig.test", "rob@rig.test"}
 	users := map[string]string{}
@@ -224,12 +224,12 @@ func TestAdministratorsStory(t *testing.T) {
 	// Two brands; a host rule for the second; a broken file changes nothing, and says so.
 	w.set("context", "2", "capability.mobile_mail_app", "true")
 	refused("mail.red.example", rob, "403 host_not_allowed")
-	must(t, os.WriteFile(hosts, []byte(rules+" red:\n     host: mail.red.example\n     mail_app_enabled: perhaps\n"), 0o600)) //nolint:gosec // the test's own
+	must(t, os.WriteFile(hosts, []byte(rules+" red:\n     host: mail.red.example\n     mail_app_enabled: perhaps\n"), 0o600))
 	if _, err := w.reload(); err == nil || !strings.Contains(err.Error(), "mailapp-config.yml:11") {
 		t.Errorf("a broken hosts file: %v", err)
 	}
 	refused("mail.red.example", rob, "403 host_not_allowed")
-	must(t, os.WriteFile(hosts, []byte(rules+" red:\n     host: mail.red.example\n     mail_app_enabled: true\n"), 0o600)) //nolint:gosec // the test's own
+	must(t, os.WriteFile(hosts, []byte(rules+" red:\n     host: mail.red.example\n     mail_app_enabled: true\n"), 0o600))
 	if _, err := w.reload(); err != nil {
 		t.Fatal(err)
 	}

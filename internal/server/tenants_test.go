@@ -82,6 +82,7 @@ var aimed = []struct {
 	{"testContextSet", func(side) []request { return []request{{query: url.Values{"expression": {"!x"}}}} }},
 	{"listMailHosts", plain},
 	{"listHosts", plain},
+	{"discover", func(side) []request { return []request{{in: api.Discover{Input: "https://127.0.0.1"}}} }},
 	{"checkHost", func(side) []request { return []request{{query: url.Values{"host": {"mail.example.org"}}}} }},
 	{"listKeys", plain},
 	{"listNodes", plain},

@@ -42,22 +42,29 @@ func (s *Store) Admit(ctx context.Context, u UserID, client, host string) error 
 	if !cascade.MatchClient(cascade.AppClients.Of(v), client) {
 		return nil
 	}
-	refused := &RefusedError{}
-	switch verdict := s.Hosts().Judge(host); {
-	case !verdict.Allowed && verdict.Host == "":
-		refused.Reason, refused.Detail = HostNotAllowed, "The app cannot be used by this address of the server."
-	case !verdict.Allowed:
-		refused.Reason, refused.Detail = HostNotAllowed, "The app is not switched on for "+verdict.Host+"."
-	case !cascade.MobileMailApp.Of(v):
-		refused.Reason, refused.Detail = MobileMailAppDisabled, "The app is not switched on for this account."
-	default:
-		return nil
+	refused := s.JudgeHost(host)
+	if refused == nil {
+		if cascade.MobileMailApp.Of(v) {
+			return nil
+		}
+		refused = &RefusedError{Reason: MobileMailAppDisabled, Detail: "The app is not switched on for this account. Please ask your provider."}
 	}
-	refused.Detail += " Please ask your provider."
 	if refused.Contact, err = s.contact(ctx, u, v, host); err != nil {
 		return err
 	}
 	return refused
+}
+
+// JudgeHost says whether the app may be used by a host at all; nil when it may. It knows no contact.
+func (s *Store) JudgeHost(host string) *RefusedError {
+	switch v := s.Hosts().Judge(host); {
+	case v.Allowed:
+		return nil
+	case v.Host == "":
+		return &RefusedError{Reason: HostNotAllowed, Detail: "The app cannot be used by this address of the server. Please ask your provider."}
+	default:
+		return &RefusedError{Reason: HostNotAllowed, Detail: "The app is not switched on for " + v.Host + ". Please ask your provider."}
+	}
 }
 
 const sqlContactOfContext = `SELECT resellers.contact FROM contexts JOIN resellers ON resellers.name = contexts.reseller WHERE contexts.id = ?`

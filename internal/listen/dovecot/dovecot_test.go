@@ -72,7 +72,7 @@ func newFixtureWith(t *testing.T, url string, h tenant.MailHost, keyFile string)
 	}
 	f.Accounts = account.New(account.Config{
 		DB: d, Keys: f.keys, Tenants: f.Tenants, Log: slog.New(slog.DiscardHandler), Now: time.Now,
-		SessionLifetime: time.Hour, MaxSessions: 1, AttemptsPerLogin: 9, AttemptsPerAddress: 9, Window: time.Hour,
+		AttemptsPerLogin: 9, AttemptsPerAddress: 9, Window: time.Hour,
 	})
 	_, err = f.Tenants.AddContext(t.Context(), tenant.Context{})
 	f.host.Name, f.host.Security, f.host.UserForm = "dove", tenant.SecurityNone, tenant.FormMetadata

@@ -85,7 +85,7 @@ func newRig(tb testing.TB, h tenant.MailHost) *rig {
 	r.Log = slog.New(slog.NewTextHandler(&r.log, nil))
 	accounts := account.New(account.Config{
 		DB: r.db, Keys: keys, Tenants: tenants, Log: r.Log, Now: time.Now,
-		SessionLifetime: time.Hour, MaxSessions: 1, AttemptsPerLogin: 9, AttemptsPerAddress: 9, Window: time.Hour,
+		AttemptsPerLogin: 9, AttemptsPerAddress: 9, Window: time.Hour,
 	})
 	_, err = tenants.AddContext(ctx, tenant.Context{})
 	must(tb, err)
