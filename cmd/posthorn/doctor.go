@@ -118,9 +118,12 @@ func (c *cli) diagnose(reports []api.DoctorReport) error {
 func (c *cli) printReports(reports []api.DoctorReport, count map[string]int) error {
 	var b strings.Builder
 	for _, r := range reports {
-		if r.MailHost == "" {
+		switch {
+		case r.Provider != "":
+			fmt.Fprintf(&b, "Provider %s (%s)\n", printable(r.Provider), printable(r.Address))
+		case r.MailHost == "":
 			fmt.Fprintf(&b, "Server %s\n", printable(r.Address))
-		} else {
+		default:
 			fmt.Fprintf(&b, "\nMail host %s (%s)\n", printable(r.MailHost), printable(r.Address))
 		}
 		for _, check := range r.Checks {

@@ -10,9 +10,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/posthorn-mail/posthorn/internal/config"
 	"github.com/posthorn-mail/posthorn/internal/original"
@@ -88,10 +90,8 @@ The exit code is 1 when anything needs your hand.`,
 
 func (i *importing) check() error {
 	oneOf := func(flag, value string, words ...string) error {
-		for _, w := range append(words, "") {
-			if w == value {
-				return nil
-			}
+		if value == "" || slices.Contains(words, value) {
+			return nil
 		}
 		return usagef("--%s %s: say %s", flag, value, strings.Join(words, " or "))
 	}
@@ -327,43 +327,81 @@ func (c *cli) writeImport(ctx context.Context, i importing, plan *original.Plan,
 	if err != nil {
 		return err
 	}
-	// The rows are in: from here on, nothing is taken away.
-	if _, err := writeFiles(i.out, []original.File{
+	reports, err := writeFiles(i.out, []original.File{
 		{Name: reportText, Mode: 0o600, Content: []byte(plan.Report.Text() + importedText(imported))},
 		{Name: reportJSON, Mode: 0o600, Content: append(raw, '\n')},
-	}); err != nil {
+	})
+	if err != nil {
 		_ = c.say("posthorn: the report was not written: %v", err)
+	}
+	if err := handOver(cfg.StateDir, append(written, reports...)); err != nil {
+		_ = c.say("posthorn: not all files belong to the user that the server runs as: %v", err)
 	}
 	return nil
 }
 
+// handOver gives what root has written to whom the state directory belongs, since the server runs as that user.
+func handOver(stateDir string, files []string) error {
+	dir, err := owner(stateDir)
+	if err != nil || os.Geteuid() != 0 || dir.Uid == 0 {
+		return err
+	}
+	entries, err := os.ReadDir(stateDir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		files = append(files, filepath.Join(stateDir, e.Name()))
+	}
+	for _, file := range files {
+		if of, err := owner(file); err != nil || of.Uid != 0 {
+			continue // gone, as a journal of SQLite's may be, or somebody's own
+		}
+		if err := os.Lchown(file, int(dir.Uid), int(dir.Gid)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func owner(file string) (*unix.Stat_t, error) {
+	var st unix.Stat_t
+	if err := unix.Lstat(file, &st); err != nil {
+		return nil, &fs.PathError{Op: "stat", Path: file, Err: err}
+	}
+	return &st, nil
+}
+
 // importedText says what was written into the database.
 func importedText(i server.Imported) string {
-	text := fmt.Sprintf("\nWritten into the database: contexts %d, users %d, mail hosts %d, properties %d, subscriptions %d; %d were there already.\n",
+	var b strings.Builder
+	fmt.Fprintf(&b, "\nWritten into the database: contexts %d, users %d, mail hosts %d, properties %d, subscriptions %d; %d were there already.\n",
 		i.Contexts, i.Users, i.MailHosts, i.Properties, i.Subscriptions, i.Had)
 	for _, r := range i.Refused {
-		text += "  ! " + r + "\n"
+		b.WriteString("  ! " + r + "\n")
 	}
-	return text
+	return b.String()
 }
 
 func (c *cli) printImport(i importing, r importResult) error {
-	text := r.Text()
+	var b strings.Builder
+	b.WriteString(r.Text())
 	for _, p := range r.Problems {
-		text += "posthorn.yml would not be good: " + p + "\n"
+		b.WriteString("posthorn.yml would not be good: " + p + "\n")
 	}
 	switch {
 	case r.Written:
-		text += importedText(*r.Imported) + fmt.Sprintf("The configuration is %s, this report %s beside it.\n", filepath.Join(i.out, original.ConfigFile), reportText)
+		b.WriteString(importedText(*r.Imported))
+		fmt.Fprintf(&b, "The configuration is %s, this report %s beside it.\n", filepath.Join(i.out, original.ConfigFile), reportText)
 	case len(r.Problems) > 0:
-		text += "\nNothing was written.\n"
+		b.WriteString("\nNothing was written.\n")
 	default:
-		text += fmt.Sprintf("\nThis was a dry run: nothing was written. With --write, files go into %s.\n", i.out)
+		fmt.Fprintf(&b, "\nThis was a dry run: nothing was written. With --write, files go into %s.\n", i.out)
 	}
-	var b strings.Builder
-	for line := range strings.Lines(text) {
-		b.WriteString(printable(strings.TrimSuffix(line, "\n")) + "\n")
+	var out strings.Builder
+	for line := range strings.Lines(b.String()) {
+		out.WriteString(printable(strings.TrimSuffix(line, "\n")) + "\n")
 	}
-	_, err := io.WriteString(c.stdout, b.String())
+	_, err := io.WriteString(c.stdout, out.String())
 	return err
 }

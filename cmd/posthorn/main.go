@@ -59,7 +59,7 @@ func (c *cli) root() *cobra.Command {
 		"state directory `DIR`, where the admin socket is (default $POSTHORN_STATE_DIR, else the configuration's)")
 	root.AddCommand(
 		c.serveCommand(), c.reloadCommand(), c.demoCommand(), c.configCommand(),
-		c.resellerCommand(), c.contextSetCommand(), c.contextCommand(), c.mailhostCommand(), c.userCommand(), c.propertyCommand(), c.keyCommand(), c.hostCommand(), c.discoverCommand(),
+		c.resellerCommand(), c.contextSetCommand(), c.contextCommand(), c.mailhostCommand(), c.userCommand(), c.propertyCommand(), c.providerCommand(), c.keyCommand(), c.hostCommand(), c.discoverCommand(),
 		c.pushCommand(), c.pushusersCommand(), c.clusterCommand(), c.busCommand(), c.doctorCommand(), c.credentialsCommand(), c.auditCommand(), c.benchCommand(), c.versionCommand(),
 	)
 	root.AddCommand(c.completionCommand())

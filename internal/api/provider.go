@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"slices"
 
+	"github.com/posthorn-mail/posthorn/internal/account"
+	"github.com/posthorn-mail/posthorn/internal/onboard"
 	"github.com/posthorn-mail/posthorn/internal/problem"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
 )
@@ -82,6 +84,21 @@ type ProviderFCM struct {
 	Endpoint       string `json:"endpoint,omitempty" doc:"the operator sets it"`
 }
 
+// ProviderCheck says what to examine.
+type ProviderCheck struct {
+	Provider *Provider `json:"provider,omitempty" doc:"one that is still to be added or changed; else the one that is kept"`
+	// Accounts sign in for the examination, and are kept nowhere.
+	Accounts []ProviderAccount `json:"accounts,omitempty" doc:"test accounts, five at most; they are kept nowhere"`
+	User     string            `json:"user,omitempty" example:"3@1" doc:"a user whose devices are told of a test"`
+}
+
+// ProviderAccount is a mailbox for tests.
+type ProviderAccount struct {
+	Login    string `json:"login" example:"test1@blue.example"`
+	Password string `json:"password"`
+	MailHost string `json:"mailhost,omitempty" doc:"where it lives, when the provider has several"`
+}
+
 // maxProviderBody leaves room for a logo in base64 and for keys.
 const maxProviderBody = 1 << 20
 
@@ -106,6 +123,11 @@ func (a *API) providerOperations() []operation {
 		{
 			id: "removeProvider", method: "DELETE", path: "/providers/{provider}", tag: "providers", summary: "Remove a provider that no property names",
 			roles: byReseller, status: http.StatusNoContent, do: a.removeProvider,
+		},
+		{
+			id: "checkProvider", method: "POST", path: "/providers/{provider}/check", tag: "providers",
+			summary: "Examine a provider, kept or still to be added, from its colour to a notification",
+			roles:   byReseller | byBrand, in: ProviderCheck{}, out: DoctorReport{}, status: http.StatusOK, do: a.checkProvider,
 		},
 	}
 }
@@ -300,4 +322,51 @@ func (a *API) removeProvider(r *http.Request) (int, any, error) {
 		return 0, nil, err
 	}
 	return http.StatusNoContent, nil, a.usedNow(r.Context(), a.Tenants.RemoveProvider(r.Context(), name))
+}
+
+func (a *API) checkProvider(r *http.Request) (int, any, error) {
+	name := r.PathValue("provider")
+	var v ProviderCheck
+	if err := readProvider(r, &v); err != nil {
+		return 0, nil, err
+	}
+	p, err := a.Tenants.Provider(r.Context(), name)
+	isNew := errors.Is(err, tenant.ErrNotFound) && v.Provider != nil && actorOf(r).Role != RoleBrand
+	switch may := a.mayProvider(r, name); {
+	case isNew:
+	case may != nil:
+		return 0, nil, may
+	case err != nil:
+		return 0, nil, err
+	}
+	if v.Provider != nil {
+		if v.Provider.Name != name {
+			return 0, nil, problem.InField("provider.name", "must be the one of the path")
+		}
+		if isNew {
+			err = ownProvider(r, v.Provider)
+		} else if !isOperator(r) {
+			v.Provider.Reseller = p.Reseller
+		}
+		if err != nil {
+			return 0, nil, err
+		}
+		if p, err = a.Tenants.CheckProvider(r.Context(), v.Provider.tenant(p), isOperator(r)); err != nil {
+			return 0, nil, err
+		}
+	}
+	req := onboard.ProviderRequest{Provider: p}
+	for _, one := range v.Accounts {
+		req.Accounts = append(req.Accounts, onboard.TestAccount{Login: one.Login, Password: account.Password(one.Password), MailHost: one.MailHost})
+	}
+	if v.User != "" {
+		if req.User, err = tenant.ParseUserID(v.User); err != nil {
+			return 0, nil, err
+		}
+		if _, err := a.user(r, req.User); err != nil {
+			return 0, nil, err
+		}
+	}
+	report, err := a.Doctor.Provider(r.Context(), req, nil)
+	return http.StatusOK, report, err
 }

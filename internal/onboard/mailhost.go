@@ -33,19 +33,26 @@ type exam struct {
 
 func (e *exam) addr() string { return net.JoinHostPort(e.host.IMAPHost, strconv.Itoa(e.host.IMAPPort)) }
 
-// mailHost walks from the name of a mail host to a mail that arrives.
-func (d *Doctor) mailHost(ctx context.Context, req Request, h tenant.MailHost, user *tenant.User) Report {
+func (d *Doctor) newExam(req Request, h tenant.MailHost, user *tenant.User) *exam {
 	e := &exam{Doctor: d, req: req, host: h, user: user}
 	e.MailHost, e.Address = h.Name, fmt.Sprintf("%s, %s", e.addr(), h.Security)
 	if h.CA != "" {
 		e.roots = x509.NewCertPool()
 		e.roots.AppendCertsFromPEM([]byte(h.CA))
 	}
-	defer func() {
-		if e.conn != nil {
-			e.conn.Close()
-		}
-	}()
+	return e
+}
+
+func (e *exam) close() {
+	if e.conn != nil {
+		e.conn.Close()
+	}
+}
+
+// mailHost walks from the name of a mail host to a mail that arrives.
+func (d *Doctor) mailHost(ctx context.Context, req Request, h tenant.MailHost, user *tenant.User) Report {
+	e := d.newExam(req, h, user)
+	defer e.close()
 	if e.run(ctx, "name", e.name) {
 		if e.run(ctx, "reachable", e.reachable) && e.run(ctx, "tls", e.tls) && e.run(ctx, "greeting", e.greeting) && e.run(ctx, "sign_in", e.signIn) {
 			e.signedIn(ctx)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/account"
+	"github.com/posthorn-mail/posthorn/internal/outbound"
 	"github.com/posthorn-mail/posthorn/internal/push"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
 )
@@ -43,8 +44,9 @@ type Check struct {
 
 // Report is the checks of one subject, in their order. A check that needs one before it that failed is not there.
 type Report struct {
-	// MailHost is the subject; empty for the server itself.
+	// MailHost or Provider is the subject; both are empty for the server itself.
 	MailHost string  `json:"mailhost,omitempty"`
+	Provider string  `json:"provider,omitempty"`
 	Address  string  `json:"address"`
 	Checks   []Check `json:"checks"`
 }
@@ -86,7 +88,13 @@ type Doctor struct {
 	Told func(context.Context, tenant.UserID) (uint32, bool, error)
 	// Devices counts a user's subscribed devices.
 	Devices func(context.Context, tenant.UserID) (int, error)
-	Now     func() time.Time
+	// Guard makes the connections to what a provider names, PublicURL is the base of one that names none.
+	Guard     *outbound.Guard
+	PublicURL string
+	// Probes opens a provider's push credentials until closed is called. TestPush tells the devices of a user.
+	Probes   func(tenant.Provider) (all []PushProbe, closed func())
+	TestPush func(context.Context, tenant.UserID) ([]PushAnswer, error)
+	Now      func() time.Time
 
 	patience time.Duration // instead of lagTimeout, for tests
 }

@@ -74,7 +74,7 @@ func read(t *testing.T, dir string, opts Options) *Plan {
 	r, err := Open(dir, opts)
 	must(t, err)
 	for _, name := range []string{"oxdatabase_5.sql", "context.csv", "contextAttribute.tsv"} {
-		f, err := os.Open(filepath.Join("testdata", name))
+		f, err := os.Open(filepath.Join("testdata", name)) //nolint:gosec // the test's own
 		must(t, err)
 		must(t, r.Dump(name, f))
 		must(t, f.Close())
@@ -91,7 +91,7 @@ func golden(t *testing.T, name, got string) {
 		must(t, os.WriteFile(file, []byte(got), 0o644)) //nolint:gosec // a golden file
 		return
 	}
-	want, err := os.ReadFile(file)
+	want, err := os.ReadFile(file) //nolint:gosec // the test's own
 	must(t, err)
 	if got != string(want) {
 		t.Errorf("%s is another; look at it after -update. Now:\n%s", name, got)
@@ -167,7 +167,7 @@ func TestEveryKey(t *testing.T) {
 	files = append(files, filepath.Join(dir, "groupware/configdb.properties"))
 	keys := 0
 	for _, file := range files {
-		data, err := os.ReadFile(file)
+		data, err := os.ReadFile(file) //nolint:gosec // the test's own
 		must(t, err)
 		rel, _ := filepath.Rel(dir, file)
 		for _, e := range parseProperties(data) {

@@ -189,7 +189,7 @@ func hex4(s string) (rune, bool) {
 		if d < 0 {
 			return 0, false
 		}
-		r = r<<4 | rune(d)
+		r = r<<4 | rune(d) //nolint:gosec // less than 16
 	}
 	return r, true
 }

@@ -97,7 +97,7 @@ func (r *Reader) remaining() {
 			continue
 		}
 		name := canonical(f.key)
-		why := ""
+		var why string
 		switch winner := r.tree.props[name]; {
 		case winner != f:
 			why = fmt.Sprintf("it is there again in %s:%d, and the later one wins", winner.file, winner.line)

@@ -399,9 +399,11 @@ func day(ms int64) string {
 
 // isClient is the rule that account.CheckClient has for the name of an app.
 func isClient(s string) bool {
-	return s != "" && len(s) <= 64 && !strings.ContainsFunc(s, func(c rune) bool {
-		return !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune(".-_", c))
-	})
+	ok := s != "" && len(s) <= 64
+	for _, c := range s {
+		ok = ok && (c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune(".-_", c))
+	}
+	return ok
 }
 
 // pnsTopic remembers which subscriptions want new mail.

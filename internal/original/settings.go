@@ -82,23 +82,6 @@ func (s *settings) entry(list, comment string) *yaml.Node {
 	return m
 }
 
-// has reports whether a section holds something.
-func (s *settings) has(section string) bool {
-	m := s.root
-	for name := range strings.SplitSeq(section, ".") {
-		found := false
-		for i := 0; i+1 < len(m.Content) && !found; i += 2 {
-			if found = m.Content[i].Value == name; found {
-				m = m.Content[i+1]
-			}
-		}
-		if !found {
-			return false
-		}
-	}
-	return true
-}
-
 // file adds a file. Those with secrets are for their owner only.
 func (s *settings) file(name string, content []byte, mode fs.FileMode) string {
 	s.files = append(s.files, File{Name: name, Mode: mode, Content: content})

@@ -35,6 +35,10 @@ func (s *Server) doctor(tenants *tenant.Store, accounts *account.Service, subs *
 			all, err := subs.ByUser(ctx, u)
 			return len(all), err
 		},
+		Guard: s.transports.guard, PublicURL: s.cfg.Public.URL, Probes: s.transports.probes,
+		TestPush: func(ctx context.Context, u tenant.UserID) ([]onboard.PushAnswer, error) {
+			return testPush(ctx, subs, s.push, u)
+		},
 		Now: time.Now,
 	}
 }

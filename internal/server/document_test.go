@@ -263,6 +263,9 @@ func TestDocument(t *testing.T) {
 	d.ask(request{op: "changeProvider", path: path("provider", "blue"), in: map[string]any{"title": "Blue", "listed": true}}, key)
 	d.ask(request{op: "showProvider", path: path("provider", "blue")}, key)
 	d.ask(request{op: "listProviders"}, key)
+	d.ask(request{op: "checkProvider", path: path("provider", "blue"), in: map[string]any{
+		"accounts": []any{map[string]any{"login": alice, "password": secret, "mailhost": "dove"}}, "user": "1@1",
+	}}, key)
 	d.ask(request{op: "removeProvider", path: path("provider", "blue")}, key)
 	d.ask(request{op: "listHosts"}, key)
 	d.ask(request{op: "discover", in: api.Discover{Input: "https://127.0.0.1"}}, key)

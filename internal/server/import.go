@@ -253,8 +253,7 @@ func (i *importer) subscriptions(ctx context.Context, plan *original.Plan, missi
 			return nil
 		}
 		token, err := parseOldToken(s)
-		var wrong *push.TokenError
-		if errors.As(err, &wrong) {
+		if _, wrong := errors.AsType[*push.TokenError](err); wrong {
 			i.done++
 			i.out.refuse("a device of user %s: %v", s.User, err)
 			return nil

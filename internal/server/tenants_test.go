@@ -74,6 +74,14 @@ var aimed = []struct {
 	{"listHosts", plain},
 	{"discover", func(side) []request { return []request{{in: api.Discover{Input: "https://127.0.0.1"}}} }},
 	{"checkHost", func(side) []request { return []request{{query: url.Values{"host": {"mail.example.org"}}}} }},
+	{"listProviders", plain},
+	{"showProvider", func(s side) []request { return []request{{path: map[string]string{"provider": s.provider}}} }},
+	{"checkProvider", func(s side) []request {
+		return []request{
+			{path: map[string]string{"provider": s.provider}, in: api.ProviderCheck{User: s.user}},
+			{path: map[string]string{"provider": s.provider}, in: api.ProviderCheck{Provider: &api.Provider{Name: s.provider, Colour: "#123456"}}},
+		}
+	}},
 	{"listKeys", plain},
 	{"listNodes", plain},
 	{"runDoctor", func(s side) []request { return []request{{in: api.Doctor{User: s.user, MailHosts: []string{"dove"}}}} }},
@@ -101,6 +109,12 @@ var aimed = []struct {
 	{"changeReseller", func(s side) []request {
 		return []request{{path: map[string]string{"reseller": s.reseller}, in: map[string]any{"contact": "mallory"}}}
 	}},
+	{"addProvider", func(s side) []request {
+		return []request{{in: api.Provider{Name: "third-of-" + s.reseller, Colour: "#123456", Reseller: s.reseller}}}
+	}},
+	{"changeProvider", func(s side) []request {
+		return []request{{path: map[string]string{"provider": s.provider}, in: map[string]any{"contact": "mallory"}}}
+	}},
 	{"addContextSet", func(side) []request { return []request{{in: api.ContextSet{Name: "all", WithTags: "!never"}}} }},
 	{"changeContextSet", func(side) []request {
 		return []request{{path: map[string]string{"set": "all"}, in: map[string]any{"priority": 9}}}
@@ -120,13 +134,14 @@ var aimed = []struct {
 	}},
 	{"removeUser", func(s side) []request { return []request{{path: map[string]string{"user": s.user}}} }},
 	{"removeContext", func(s side) []request { return []request{{path: map[string]string{"id": s.contexts[1]}}} }},
+	{"removeProvider", func(s side) []request { return []request{{path: map[string]string{"provider": s.provider}}} }},
 	{"removeReseller", func(s side) []request { return []request{{path: map[string]string{"reseller": s.reseller}}} }},
 	{"removeKey", func(s side) []request { return []request{{path: map[string]string{"key": s.keyID}}} }},
 	{"getDocument", plain},
 }
 
 // refusedAtLast are those that the operator is refused as well, since something is left.
-var refusedAtLast = []string{"removeContext", "removeReseller"}
+var refusedAtLast = []string{"removeContext", "removeProvider", "removeReseller"}
 
 func plain(side) []request { return []request{{}} }
 

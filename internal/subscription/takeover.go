@@ -25,8 +25,9 @@ type Old struct {
 // mostDevices is the largest push.max_subscriptions.
 const mostDevices = 100
 
-// takenOver is the device secret of a subscription whose device has not been here yet: no hash is this.
-const takenOver = "taken over"
+// takenOver begins what stands for the hash of the device secret, as long as the device has not been here: no hash is
+// this, and each device has its own.
+const takenOver = "taken over "
 
 const (
 	sqlHasDevice = `SELECT COUNT(*) FROM subscriptions WHERE transport = ? AND token_hash = ?`
@@ -63,7 +64,7 @@ func (s *Store) TakeOver(ctx context.Context, all []Old) (added int, err error) 
 				continue
 			}
 			_, err := tx.Exec(ctx, sqlTakeOver, idOf(transport, hash, o.User), o.User.Context, o.User.ID, o.Client, transport, hash, tokens[i].token,
-				o.Token.Target, takenOver, usualTopics, db.Millis(o.Created), db.Millis(o.Renewed), db.Millis(o.Expires))
+				o.Token.Target, takenOver+hash, usualTopics, db.Millis(o.Created), db.Millis(o.Renewed), db.Millis(o.Expires))
 			if err != nil {
 				return nil, fmt.Errorf("take over a subscription of %s: %w", o.User, err)
 			}

@@ -182,6 +182,33 @@ func (s *Store) ChangeProvider(ctx context.Context, name string, operator bool, 
 	return p, err
 }
 
+// errChecked ends a write that was to change nothing.
+var errChecked = errors.New("checked")
+
+// CheckProvider judges a provider as AddProvider does, or ChangeProvider when there is one of its name, and returns it as
+// it would be kept. It keeps nothing.
+func (s *Store) CheckProvider(ctx context.Context, p Provider, operator bool) (Provider, error) {
+	err := s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		all, err := s.lockProviders(ctx, tx)
+		if err != nil {
+			return err
+		}
+		before, ok := all[p.Name]
+		delete(all, p.Name)
+		if ok && p.Logo.SHA256 == before.Logo.SHA256 {
+			p.Logo.Body, before.Logo.Body = nil, nil
+		}
+		if _, err := s.providerValues(ctx, tx, before, &p, operator, all); err != nil {
+			return err
+		}
+		return errChecked
+	})
+	if errors.Is(err, errChecked) {
+		err = nil
+	}
+	return p, err
+}
+
 // RemoveProvider removes a provider that no property names.
 func (s *Store) RemoveProvider(ctx context.Context, name string) error {
 	return s.change(ctx, func(ctx context.Context, tx *db.Tx) (User, error) {

@@ -1,0 +1,89 @@
+package server_test
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/posthorn-mail/posthorn/internal/api"
+	"github.com/posthorn-mail/posthorn/internal/testpeer"
+)
+
+// The push credentials of a provider are tried at Apple's and Google's wires before it is added, and tell what is wrong.
+func TestProviderIsCheckedOnTheWires(t *testing.T) {
+	t.Parallel()
+	const alice = "alice@rig.test"
+	w := newWorld(t, sqliteURL(t), "login")
+	w.start()
+	d := testpeer.StartDovecot(t, testpeer.DovecotConfig{Users: map[string]string{alice: secret}, NotifyURL: w.notifyURL()})
+	w.provision(d, api.MailHost{}, alice)
+	dir := filepath.Dir(w.config)
+	file := func(name string) string {
+		raw, err := os.ReadFile(filepath.Join(dir, name))
+		must(t, err)
+		return string(raw)
+	}
+	blue := func() *api.Provider {
+		return &api.Provider{
+			Name: "blue", Colour: "#1c6ea4", MailHosts: []string{"dove"},
+			APNs: []api.ProviderAPNs{{Topic: apnsTopic, Key: file("apns.p8"), KeyID: "ABC123DEFG", TeamID: "DEF123GHIJ", URL: w.apns.URL(), CA: file("apns-ca.pem")}},
+			FCM:  []api.ProviderFCM{{ServiceAccount: file("firebase.json"), Endpoint: w.fcm.URL()}},
+		}
+	}
+	check := func(in api.ProviderCheck) (r api.DoctorReport) {
+		t.Helper()
+		must(t, w.admin.Do(t.Context(), "POST", "/admin/v1/providers/blue/check", nil, in, &r))
+		return r
+	}
+	says := func(r api.DoctorReport, name, state, words string) {
+		t.Helper()
+		for _, c := range r.Checks {
+			if c.Name == name && string(c.State) == state && strings.Contains(c.Detail+" "+c.Do, words) {
+				return
+			}
+		}
+		t.Errorf("no %s is %s and says %q: %+v", name, state, words, r.Checks)
+	}
+	r := check(api.ProviderCheck{Provider: blue(), Accounts: []api.ProviderAccount{{Login: alice, Password: secret}}})
+	says(r, "push_credential", "ok", "apns "+apnsTopic+": taken")
+	says(r, "push_credential", "ok", "fcm ")
+	says(r, "sign_in", "ok", alice)
+	says(r, "logo", "warning", "--logo")
+
+	p := blue()
+	p.APNs[0].KeyID = "XXXXXXXXXX"
+	says(check(api.ProviderCheck{Provider: p}), "push_credential", "failed", "InvalidProviderToken")
+	p = blue()
+	p.APNs[0].Topic = "example.of.nobody"
+	says(check(api.ProviderCheck{Provider: p}), "push_credential", "failed", "TopicDisallowed")
+	p = blue()
+	p.FCM[0].ServiceAccount = regexp.MustCompile(`("project_id":\s*")`).ReplaceAllString(p.FCM[0].ServiceAccount, "${1}not-")
+	says(check(api.ProviderCheck{Provider: p}), "push_credential", "failed", "Firebase console")
+
+	// Nothing of that is kept, and what cannot be right is refused before anything is asked.
+	var all api.List[api.Provider]
+	must(t, w.admin.Do(t.Context(), "GET", "/admin/v1/providers", nil, nil, &all))
+	if len(all.Items) != 0 {
+		t.Errorf("%d are kept", len(all.Items))
+	}
+	p = blue()
+	p.Colour = "#ffffff"
+	if err := w.admin.Do(t.Context(), "POST", "/admin/v1/providers/blue/check", nil, api.ProviderCheck{Provider: p}, nil); err == nil || !strings.HasPrefix(err.Error(), "colour: ") {
+		t.Errorf("white: %v", err)
+	}
+	if err := w.admin.Do(t.Context(), "POST", "/admin/v1/providers/blue/check", nil, api.ProviderCheck{}, nil); err == nil {
+		t.Error("one that there is not is examined")
+	}
+
+	// A test goes to the phone of a user of the provider by the provider's own credential.
+	must(t, w.admin.Do(t.Context(), "POST", "/admin/v1/providers", nil, blue(), nil))
+	w.exec(`INSERT INTO properties (scope, subject, name, value, set_by, set_ms) VALUES ('context', '1', 'provider', 'blue', 'test', 1)`)
+	w.stop()
+	w.start()
+	phone := w.apnsPhone()
+	w.subscribe(w.signIn(alice, secret, "phone"), phone.transport, phone.token, "registered")
+	says(check(api.ProviderCheck{User: "1@1"}), "test_push", "ok", "taken over")
+	w.receive(phone)
+}
