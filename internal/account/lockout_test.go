@@ -203,8 +203,7 @@ func TestSignInIsRemembered(t *testing.T) {
 	var again []bool
 	for range 2*s.AttemptsPerLogin + 3 {
 		_, err := s.admit(t.Context(), "bob", "10.0.0.1", "")
-		var tooMany *TooManyError
-		if errors.As(err, &tooMany) {
+		if tooMany, ok := errors.AsType[*TooManyError](err); ok {
 			again = append(again, tooMany.Again)
 		}
 	}

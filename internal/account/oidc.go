@@ -35,7 +35,7 @@ const (
 	maxIssuers = 1000
 )
 
-// ErrBadCode: the code was never given, was used, is too old, or was given to somebody else.
+// ErrBadCode says that a code was never given, was used, is too old, or was given to somebody else.
 var ErrBadCode = errors.New("the code is not good: sign in again")
 
 // CallbackPath is where identity providers send users back, before the provider's name. Each provider has a path of its

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -159,9 +160,17 @@ func TestOIDC(t *testing.T) {
 		}
 		e.log.mu.Lock()
 		defer e.log.mu.Unlock()
+		var disk []byte
+		if file, ok := strings.CutPrefix(url, "sqlite:"); ok {
+			for _, suffix := range []string{"", "-wal"} {
+				content, err := os.ReadFile(file + suffix) //nolint:gosec // the test's own
+				must(t, err)
+				disk = append(disk, content...)
+			}
+		}
 		for _, leak := range append(e.idp.given, code, verifier, token, e.idp.secret, cb.State) {
-			if leak != "" && strings.Contains(e.log.b.String(), leak) {
-				t.Errorf("the log holds %q", leak)
+			if leak != "" && (strings.Contains(e.log.b.String(), leak) || bytes.Contains(disk, []byte(leak))) {
+				t.Errorf("the log or the database holds %q", leak)
 			}
 		}
 	})
@@ -495,4 +504,28 @@ func TestSameRedirect(t *testing.T) {
 			t.Errorf("%s for %s: %v", c.uri, c.allowed, got)
 		}
 	}
+}
+
+// FuzzRedirect: whatever is asked for, a user is sent to what is allowed and nowhere else.
+func FuzzRedirect(f *testing.F) {
+	const web, local = "https://mail.example.org/in?x=1", "http://127.0.0.1/in"
+	for _, seed := range []string{
+		oidcApp, web, local, "http://127.0.0.1:1/in", "http://127.0.0.1:1@evil.example/in", "http://127.0.0.1:1\\@evil.example/in", "http://127.0.0.1:/in", "//evil.example",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, uri string) {
+		for _, allowed := range []string{oidcApp, web, local} {
+			if !sameRedirect(allowed, uri) {
+				continue
+			}
+			want, err := url.Parse(allowed)
+			must(t, err)
+			to, err := url.Parse(withQuery(uri, url.Values{"code": {"x"}}))
+			if err != nil || to.Scheme != want.Scheme || to.Hostname() != want.Hostname() || to.Path != want.Path || to.User != nil || to.Fragment != "" ||
+				to.Query().Get("code") != "x" || to.Query().Get("x") != want.Query().Get("x") {
+				t.Errorf("%q is sent to %v, %v", uri, to, err)
+			}
+		}
+	})
 }

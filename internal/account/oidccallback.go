@@ -17,7 +17,7 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/tenant"
 )
 
-// ErrIdentityProvider: the identity provider cannot be asked, or what it says is not good.
+// ErrIdentityProvider says that an identity provider cannot be asked, or that what it says is not good.
 var ErrIdentityProvider = errors.New("the identity provider cannot be asked")
 
 // OIDCCallback is what a browser brings back from an identity provider.

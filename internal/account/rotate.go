@@ -37,7 +37,6 @@ func (e *StolenError) Error() string {
 // Unwrap makes it an ErrNoSession.
 func (e *StolenError) Unwrap() error { return ErrNoSession }
 
-//nolint:gosec // G101: queries, no credentials
 const (
 	sqlRotate = `UPDATE sessions SET old_hash = token_hash, token_hash = ?, family_hash = ?, rotated_ms = ?, confirmed_ms = 0
 		WHERE token_hash = ? AND expires_ms > ? AND rotated_ms <= ? RETURNING ` + sessionColumns

@@ -251,6 +251,28 @@ func TestMaxSessions(t *testing.T) {
 	})
 }
 
+// How long and how many is a property of the user.
+func TestSessionProperties(t *testing.T) {
+	withSessions(t, func(t *testing.T, s *Service, w *watch, alice, bob tenant.User) {
+		for name, value := range map[string]string{cascade.SessionLifetime.Name(): "1h", cascade.MaxSessions.Name(): "1"} {
+			sub := tenant.Subject{Scope: cascade.User, Name: alice.ID.String()}
+			if err := s.Tenants.SetProperty(t.Context(), sub, name, value, "test"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 2 {
+			mustSignIn(t, s, bob, "")
+			w.pass(time.Second)
+			if sess, _ := mustSignIn(t, s, alice, ""); !sess.Expires.Equal(w.now().Add(time.Hour)) {
+				t.Errorf("ends at %v", sess.Expires)
+			}
+		}
+		if a, b := len(sessionIDs(t, s, alice)), len(sessionIDs(t, s, bob)); a != 1 || b != 2 {
+			t.Errorf("%d and %d sessions", a, b)
+		}
+	})
+}
+
 // TestAtRest looks for secrets in the database's file.
 func TestAtRest(t *testing.T) {
 	t.Parallel()

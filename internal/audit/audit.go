@@ -56,6 +56,8 @@ const (
 	retryEvery = time.Second
 	// pruneEvery is how often what is old is looked for.
 	pruneEvery = time.Hour
+	// settleWait is how long a listing waits for what was written before it.
+	settleWait = time.Second
 	// lastWords bounds what is written at the end.
 	lastWords = 5 * time.Second
 )
@@ -70,10 +72,16 @@ type Config struct {
 	Keep time.Duration
 }
 
+// item is an entry, or, with written, somebody who waits for those before him.
+type item struct {
+	Entry
+	written chan struct{}
+}
+
 // Log is the audit log.
 type Log struct {
 	Config
-	queue   chan Entry
+	queue   chan item
 	made    atomic.Uint32
 	dropped prometheus.Counter
 	silent  atomic.Int64 // until when, in ms, no word is said of dropped entries
@@ -82,7 +90,7 @@ type Log struct {
 // New returns a Log, which writes while Run runs.
 func New(c Config) (*Log, error) {
 	l := &Log{
-		Config: c, queue: make(chan Entry, maxQueued),
+		Config: c, queue: make(chan item, maxQueued),
 		dropped: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "posthorn_audit_dropped_total",
 			Help: "Entries of the audit log that were lost, because the database did not take them in time.",
@@ -106,7 +114,7 @@ func (l *Log) Write(ctx context.Context, e Entry) {
 	_, _ = rand.Read(random[:]) // never fails (crypto/rand)
 	e.ID = idAt(e.At) + fmt.Sprintf("%04x", l.made.Add(1)&0xffff) + hex.EncodeToString(random[:])
 	select {
-	case l.queue <- e:
+	case l.queue <- item{Entry: e}:
 	default:
 		l.lose(ctx, 1)
 	}
@@ -136,8 +144,8 @@ func (l *Log) Run(ctx context.Context) error {
 	defer prune.Stop()
 	for {
 		select {
-		case e := <-l.queue:
-			l.commit(ctx, e)
+		case next := <-l.queue:
+			l.commit(ctx, next)
 		case <-prune.C:
 			l.prune(ctx)
 			prune.Reset(pruneEvery)
@@ -146,8 +154,8 @@ func (l *Log) Run(ctx context.Context) error {
 			defer cancel()
 			for {
 				select {
-				case e := <-l.queue:
-					l.commit(ending, e)
+				case next := <-l.queue:
+					l.commit(ending, next)
 				default:
 					return nil
 				}
@@ -157,17 +165,28 @@ func (l *Log) Run(ctx context.Context) error {
 }
 
 // commit writes an entry together with what follows it in the queue, as often as it takes.
-func (l *Log) commit(ctx context.Context, first Entry) {
-	batch := []Entry{first}
-gather:
-	for len(batch) < maxBatch {
+func (l *Log) commit(ctx context.Context, next item) {
+	var batch []Entry
+	for more := true; more && next.written == nil; {
+		if batch = append(batch, next.Entry); len(batch) == maxBatch {
+			break
+		}
 		select {
-		case e := <-l.queue:
-			batch = append(batch, e)
+		case next = <-l.queue:
 		default:
-			break gather
+			more = false
 		}
 	}
+	if len(batch) > 0 {
+		l.write(ctx, batch)
+	}
+	if next.written != nil {
+		close(next.written)
+	}
+}
+
+// write writes a batch, or counts it as lost when ctx ends.
+func (l *Log) write(ctx context.Context, batch []Entry) {
 	for said := false; ; said = true {
 		err := l.DB.Write(context.WithoutCancel(ctx), func(ctx context.Context, tx *db.Tx) error {
 			for _, e := range batch {
@@ -191,6 +210,23 @@ gather:
 			l.lose(ctx, len(batch))
 			return
 		}
+	}
+}
+
+// settle waits until what is in the queue is written, for a moment.
+func (l *Log) settle(ctx context.Context) {
+	written := make(chan struct{})
+	select {
+	case l.queue <- item{written: written}:
+	default:
+		return
+	}
+	enough := time.NewTimer(settleWait)
+	defer enough.Stop()
+	select {
+	case <-written:
+	case <-enough.C:
+	case <-ctx.Done():
 	}
 }
 

@@ -70,6 +70,16 @@ func TestWriteAndList(t *testing.T) {
 		stop() // what was written before is there
 		stop = run(t, l)
 		defer stop()
+		l.Write(t.Context(), Entry{Act: "now", Outcome: Refused})
+		if all, _, err := l.List(t.Context(), Query{Act: "now"}); err != nil || len(all) != 1 || all[0].Outcome != Refused {
+			t.Fatalf("%+v, %v", all, err)
+		}
+		if err := l.DB.Write(t.Context(), func(ctx context.Context, tx *db.Tx) error {
+			_, err := tx.Exec(ctx, "DELETE FROM audit WHERE act = 'now'")
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
 		for deadline := time.Now().Add(10 * time.Second); ; { // what is old goes at each start
 			all, _, err := l.List(t.Context(), Query{Act: "old"})
 			if err != nil {

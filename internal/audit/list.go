@@ -36,8 +36,10 @@ const sqlList = `SELECT id, at_ms, actor, act, subject, context_id, address, out
 	AND (CAST(? AS TEXT) = '' OR act = ? OR SUBSTR(act, 1, ?) = ?)
 	ORDER BY id DESC LIMIT ?`
 
-// List returns entries, newest first, and where to go on, "" at the end. Entries of the last moments may be missing.
+// List returns entries, newest first, and where to go on, "" at the end. What was written before is there, if the
+// database takes it; what other nodes wrote in the last moments may be missing.
 func (l *Log) List(ctx context.Context, q Query) (all []Entry, next string, err error) {
+	l.settle(ctx)
 	limit := min(q.Limit, maxLimit)
 	if limit <= 0 {
 		limit = 100
