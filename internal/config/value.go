@@ -125,8 +125,9 @@ func (l *loader) properties(key string, line int, v reflect.Value, node *yaml.No
 	}
 	var all Properties
 	lines := map[string]int{}
+	var text string
 	for i := 0; i+1 < len(node.Content); i += 2 {
-		name, text := node.Content[i], ""
+		name := node.Content[i]
 		at := join(key, printable(name.Value))
 		if name.Kind != yaml.ScalarNode || name.ShortTag() == "!!merge" {
 			l.add(name.Line, key, "expected the name of a property, found %s", found(name))

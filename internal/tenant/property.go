@@ -70,13 +70,13 @@ func (s *Store) ReportUpgrade(ctx context.Context) (contexts int64, err error) {
 // propertyRow is a row as it is kept, a secret sealed.
 type propertyRow struct {
 	Subject
-	name, value, setBy string
-	setMS              int64
+	property, value, setBy string
+	setMS                  int64
 }
 
 func scanProperty(rows *sql.Rows, p *propertyRow) error {
 	var scope string
-	if err := rows.Scan(&scope, &p.Subject.Name, &p.name, &p.value, &p.setBy, &p.setMS); err != nil {
+	if err := rows.Scan(&scope, &p.Name, &p.property, &p.value, &p.setBy, &p.setMS); err != nil {
 		return err
 	}
 	return p.Scope.UnmarshalText([]byte(scope))
@@ -90,20 +90,20 @@ func (p propertyRow) origin() string {
 	return who + " " + db.Time(p.setMS).UTC().Format(time.DateTime)
 }
 
-func (p propertyRow) owner() string { return "property/" + p.Subject.String() + "/" + p.name }
+func (p propertyRow) owner() string { return "property/" + p.String() + "/" + p.property }
 
 // settings opens rows. A secret that no key opens is as if it were not set: the others hold all the same.
 func (s *Store) settings(rows []propertyRow) []cascade.Setting {
 	all := make([]cascade.Setting, 0, len(rows))
 	for _, row := range rows {
-		if d, err := s.properties.Find(row.name); err == nil && d.Secret {
+		if d, err := s.properties.Find(row.property); err == nil && d.Secret {
 			text, err := s.keys.Open(row.owner(), row.value)
 			if err != nil {
 				continue
 			}
 			row.value = string(text)
 		}
-		all = append(all, cascade.Setting{Name: row.name, Value: row.value, Origin: row.origin()})
+		all = append(all, cascade.Setting{Name: row.property, Value: row.value, Origin: row.origin()})
 	}
 	return all
 }
@@ -137,12 +137,12 @@ func (s *Store) SetProperty(ctx context.Context, sub Subject, name, value, by st
 	if value, err = d.Parse(value); err != nil {
 		return &InvalidError{"value", d.Name + ": " + err.Error()}
 	}
-	row := propertyRow{Subject: sub, name: d.Name, value: value}
+	row := propertyRow{Subject: sub, property: d.Name, value: value}
 	if d.Secret {
 		row.value = s.keys.Seal(row.owner(), []byte(value))
 	}
 	return s.changeOf(ctx, sub, func(ctx context.Context, tx *db.Tx) error {
-		_, err := tx.Exec(ctx, sqlSetProperty, sub.Scope.String(), sub.Name, row.name, row.value, by, db.Millis(s.now()))
+		_, err := tx.Exec(ctx, sqlSetProperty, sub.Scope.String(), sub.Name, row.property, row.value, by, db.Millis(s.now()))
 		return err
 	})
 }
@@ -261,7 +261,7 @@ func (s *Store) Properties(ctx context.Context, sub *Subject) ([]PropertyValue, 
 		}
 	}
 	for _, row := range rows {
-		add(row.Subject, cascade.Setting{Name: row.name, Value: row.value, Origin: row.origin()}, row.setBy, db.Time(row.setMS))
+		add(row.Subject, cascade.Setting{Name: row.property, Value: row.value, Origin: row.origin()}, row.setBy, db.Time(row.setMS))
 	}
 	slices.SortStableFunc(all, func(a, b PropertyValue) int { return int(a.Scope) - int(b.Scope) })
 	return all, nil
@@ -278,3 +278,45 @@ func (s *Store) fileLayer(sub Subject) ([]cascade.Setting, bool) {
 
 // contextSubject names a context.
 func contextSubject(id int64) Subject { return Subject{cascade.Context, strconv.FormatInt(id, 10)} }
+
+// resealProperties seals secret values anew with the first key of the ring, see Reseal.
+func (s *Store) resealProperties(ctx context.Context) (n int, failed error) {
+	secret := func(name string) bool {
+		d, err := s.properties.Find(name)
+		return err == nil && d.Secret
+	}
+	if !slices.ContainsFunc(s.properties.Definitions(), func(d cascade.Definition) bool { return d.Secret }) {
+		return 0, nil
+	}
+	all, err := s.propertyRows(ctx, sqlProperties)
+	if err != nil {
+		return 0, err
+	}
+	for _, row := range all {
+		if !secret(row.property) {
+			continue
+		}
+		fresh, old, err := s.keys.Reseal(row.owner(), row.value)
+		if err == nil && old {
+			err = s.db.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+				rows, err := tx.Query(ctx, sqlPropertiesOf, row.Scope.String(), row.Name)
+				if err != nil {
+					return err
+				}
+				now, err := scanAll(rows, scanProperty)
+				if err != nil || !slices.Contains(now, row) {
+					return err // changed meanwhile, and so sealed anew
+				}
+				_, err = tx.Exec(ctx, sqlSetProperty, row.Scope.String(), row.Name, row.property, fresh, row.setBy, row.setMS)
+				return err
+			})
+		}
+		switch {
+		case err != nil:
+			failed = errors.Join(failed, fmt.Errorf("seal %s of %s anew: %w", row.property, row.Subject, err))
+		case old:
+			n++
+		}
+	}
+	return n, failed
+}

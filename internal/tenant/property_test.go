@@ -272,6 +272,9 @@ func TestFiles(t *testing.T) {
 				{Name: privacyName, Value: "sender", Origin: "sets/a.yml:3"},
 			}}},
 		}
+		if got := says(t, s, ann); got != "full false" {
+			t.Error(got)
+		}
 		if err := s.SetFiles(good); err != nil {
 			t.Fatal(err)
 		}

@@ -89,12 +89,13 @@ const (
 	sqlResealProvider  = `UPDATE providers SET secrets = ? WHERE name = ? AND secrets = ?`
 )
 
-// resealAll seals the secrets of all providers, and the keys of the installation, anew with the first key of the ring,
-// see Reseal.
+// resealAll seals the secrets of all providers and properties, and the keys of the installation, anew with the first
+// key of the ring, see Reseal.
 func (s *Store) resealAll(ctx context.Context) (int, error) {
 	n, err := s.resealRows(ctx, sqlSealedProviders, sqlResealProvider, providerOwner)
 	keys, keyErr := s.resealRows(ctx, sqlInstallationKeys, sqlResealInstallationKey, installationOwner)
-	return n + keys, errors.Join(err, keyErr)
+	properties, propertyErr := s.resealProperties(ctx)
+	return n + keys + properties, errors.Join(err, keyErr, propertyErr)
 }
 
 func (s *Store) resealRows(ctx context.Context, sqlAll, sqlSet string, owner func(name string) string) (n int, failed error) {

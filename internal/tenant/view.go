@@ -118,7 +118,7 @@ func (s *Store) base(ctx context.Context) (*cascade.Base, error) {
 		if row.Scope == cascade.Server {
 			stored.Server = append(stored.Server, v...)
 		} else {
-			stored.Values[row.Subject.Name] = append(stored.Values[row.Subject.Name], v...)
+			stored.Values[row.Name] = append(stored.Values[row.Name], v...)
 		}
 	}
 	for _, c := range sets {

@@ -46,7 +46,7 @@ func (s Scope) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 // UnmarshalText reads what String writes.
 func (s *Scope) UnmarshalText(text []byte) (err error) {
 	if i := slices.Index(scopeNames, string(text)); i >= 0 {
-		*s = Scope(i)
+		*s = Scope(i) //nolint:gosec // G115: one of six
 		return nil
 	}
 	return fmt.Errorf("%q is no scope: it is one of %s", text, strings.Join(scopeNames, ", "))

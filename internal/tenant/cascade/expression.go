@@ -134,7 +134,7 @@ func (p *expressionParser) list(depth int, op byte, part func(int) (*node, error
 
 func (p *expressionParser) one(depth int) (*node, error) {
 	if depth > maxDepth {
-		return nil, fmt.Errorf("nests deeper than %d parentheses and !", maxDepth)
+		return nil, fmt.Errorf("has parentheses and ! deeper than %d", maxDepth)
 	}
 	switch p.peek() {
 	case '!':

@@ -156,7 +156,7 @@ func (d Definition) ofType(text string) (any, string, error) {
 			return nil, "", fmt.Errorf("%smust be a whole number", d.given(text))
 		}
 		if low, high := mustInt(d.Min), mustInt(d.Max); n < low || n > high {
-			return nil, "", fmt.Errorf("%d is out of bounds: at least %d, at most %d", n, low, high)
+			return nil, "", fmt.Errorf("%sis out of bounds: at least %d, at most %d", d.given(text), low, high)
 		}
 		return n, strconv.Itoa(n), nil
 	case Duration:
@@ -167,7 +167,7 @@ func (d Definition) ofType(text string) (any, string, error) {
 		low, _ := parseDuration(d.Min)
 		high, _ := parseDuration(d.Max)
 		if v < low || v > high {
-			return nil, "", fmt.Errorf("%s is out of bounds: at least %s, at most %s", text, d.Min, d.Max)
+			return nil, "", fmt.Errorf("%sis out of bounds: at least %s, at most %s", d.given(text), d.Min, d.Max)
 		}
 		return v, formatDuration(v), nil
 	case Enum:

@@ -227,8 +227,7 @@ func parseYAML(file string, data []byte) (*yaml.Node, *Problem) {
 	}
 	if err != nil {
 		p := &Problem{Origin: origin(file, 1), Message: "not valid YAML: it cannot be parsed"}
-		var le *yaml.LoadError
-		if errors.As(err, &le) {
+		if le, ok := errors.AsType[*yaml.LoadError](err); ok {
 			p.Origin, p.Message = origin(file, max(1, le.Mark.Line)), "not valid YAML: "+le.Message
 		}
 		return nil, p
