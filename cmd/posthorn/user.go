@@ -13,8 +13,8 @@ import (
 const usersPath = "/admin/v1/users"
 
 func (c *cli) userCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "user", Short: "Add, list and remove mail users"}
-	cmd.AddCommand(c.userAdd(), c.userList(), c.userRemove())
+	cmd := &cobra.Command{Use: "user", Short: "Add, import, list and remove mail users"}
+	cmd.AddCommand(c.userAdd(), c.userImport(), c.userList(), c.userRemove())
 	return cmd
 }
 

@@ -47,21 +47,25 @@ func NewAdminClient(stateDir string) *AdminClient {
 // Do sends one request; in and out are JSON values or nil. Errors are ErrNoServer (wrapped) when no
 // server listens, a *problem.Problem for an answer that is not 2xx, else what went wrong on the way.
 func (c *AdminClient) Do(ctx context.Context, method, path string, query url.Values, in, out any) error {
-	var body io.Reader
-	if in != nil {
-		b, err := json.Marshal(in)
-		if err != nil {
-			return fmt.Errorf("encode request: %w", err)
-		}
-		body = bytes.NewReader(b)
+	if in == nil {
+		return c.Send(ctx, method, path, query, "", nil, out)
 	}
+	b, err := json.Marshal(in)
+	if err != nil {
+		return fmt.Errorf("encode request: %w", err)
+	}
+	return c.Send(ctx, method, path, query, "application/json", bytes.NewReader(b), out)
+}
+
+// Send is Do with a body of any type, which may be read as long as it takes.
+func (c *AdminClient) Send(ctx context.Context, method, path string, query url.Values, media string, body io.Reader, out any) error {
 	u := url.URL{Scheme: "http", Host: "admin", Path: path, RawQuery: query.Encode()}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
 	if err != nil {
 		return err
 	}
-	if in != nil {
-		req.Header.Set("Content-Type", "application/json")
+	if media != "" {
+		req.Header.Set("Content-Type", media)
 	}
 	res, err := c.http.Do(req)
 	switch {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/account"
 	"github.com/posthorn-mail/posthorn/internal/audit"
@@ -47,7 +48,7 @@ type operation struct {
 	secret bool
 	// open needs no key.
 	open bool
-	// slow lets the request take as long as it takes: its body is read in step with the work.
+	// slow lets the request take longer than others: the handler calls goOn with each step of its work.
 	slow bool
 	do   handler
 }
@@ -115,6 +116,8 @@ type act struct {
 	actor   Actor
 	subject string // what it is about, for the audit log
 	context int64  // 0 for none
+	detail  string // what else there is to say of one that succeeded
+	reach   *reach // what the actor may see, when it was asked for
 }
 
 type actKey struct{}
@@ -134,6 +137,23 @@ func about(r *http.Request, subject string, inContext int64) {
 	}
 }
 
+// note adds to the audit log what a request did.
+func note(r *http.Request, detail string) {
+	if a, ok := r.Context().Value(actKey{}).(*act); ok {
+		a.detail = detail
+	}
+}
+
+// slowStep is how long a slow request may take from one step of its work to the next.
+const slowStep = time.Minute
+
+// extend gives a slow request the time for another step.
+func extend(w http.ResponseWriter) {
+	c, until := http.NewResponseController(w), time.Now().Add(slowStep)
+	_ = c.SetReadDeadline(until) // a writer that has none waits for ever
+	_ = c.SetWriteDeadline(until)
+}
+
 // serve puts the table on a mux below a prefix.
 func (a *API) serve(mux *http.ServeMux, prefix string, who func(*http.Request) (Actor, error)) {
 	paths := map[string]map[string]handler{}
@@ -146,7 +166,9 @@ func (a *API) serve(mux *http.ServeMux, prefix string, who func(*http.Request) (
 		paths[o.path][o.method] = a.perform(&o, prefix, who)
 	}
 	for _, path := range order {
-		a.route(mux, prefix+path, paths[path])
+		inner := http.NewServeMux()
+		a.route(inner, prefix+path, paths[path])
+		mux.Handle(prefix+path, withWriter(inner))
 	}
 }
 
@@ -183,6 +205,9 @@ func (a *API) ask(o *operation, actor Actor, r *http.Request) (int, any, error) 
 	if err := o.takes(r.Header.Get("Content-Type")); err != nil {
 		return 0, nil, err
 	}
+	if o.slow {
+		goOn(r)
+	}
 	return o.do(r)
 }
 
@@ -206,7 +231,7 @@ func (o *operation) takes(contentType string) error {
 // asks for what is not his is no news for those whose it is.
 func (a *API) record(r *http.Request, o *operation, done *act, err error) {
 	e := audit.Entry{
-		Actor: done.actor.String(), Act: o.id, Subject: done.subject, Context: done.context, Outcome: audit.OK,
+		Actor: done.actor.String(), Act: o.id, Subject: done.subject, Context: done.context, Outcome: audit.OK, Detail: done.detail,
 	}
 	if addr := a.clientAddress(r); addr.IsValid() {
 		e.Address = addr.String()

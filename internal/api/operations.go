@@ -108,6 +108,13 @@ func (a *API) userOperations() []operation {
 			roles: byReseller, in: User{}, out: User{}, status: http.StatusCreated, do: a.addUser,
 		},
 		{
+			id: "importUsers", method: "POST", path: "/users/import", tag: "users", summary: "Add the users of CSV or of JSON lines who are not there yet",
+			roles: byReseller, query: []param{
+				{name: "dry_run", doc: "1 to be told what would be done", example: "1"},
+				{name: "create_contexts", doc: "1 to have contexts made that lines name", example: "1"},
+			}, in: lines{mediaCSV, mediaLines}, out: ImportReport{}, status: http.StatusOK, slow: true, do: a.importUsers,
+		},
+		{
 			id: "removeUser", method: "DELETE", path: "/users/{user}", tag: "users",
 			summary: "Remove a user, with sessions, subscriptions and stored credentials",
 			roles:   byReseller, status: http.StatusNoContent, do: a.removeUser,
@@ -223,7 +230,7 @@ func (a *API) serverOperations() []operation {
 		},
 		{
 			id: "runDoctor", method: "POST", path: "/doctor", tag: "server", summary: "Examine the server and mail hosts from end to end",
-			in: Doctor{}, out: List[DoctorReport]{}, status: http.StatusOK, slow: true, do: a.doctor,
+			in: Doctor{}, out: List[DoctorReport]{}, status: http.StatusOK, do: a.doctor,
 		},
 		{
 			id: "rotateCredentials", method: "POST", path: "/credentials/rotate", tag: "server",

@@ -321,7 +321,13 @@ func (a *API) removeProvider(r *http.Request) (int, any, error) {
 	if err := a.mayProvider(r, name); err != nil {
 		return 0, nil, err
 	}
-	return http.StatusNoContent, nil, a.usedNow(r.Context(), a.Tenants.RemoveProvider(r.Context(), name))
+	if err := a.Tenants.RemoveProvider(r.Context(), name); err != nil {
+		return 0, nil, err
+	}
+	if err := a.Accounts.RemoveAdminKeysOf(r.Context(), RoleBrand, name); err != nil {
+		return 0, nil, err
+	}
+	return http.StatusNoContent, nil, a.usedNow(r.Context(), nil)
 }
 
 func (a *API) checkProvider(r *http.Request) (int, any, error) {

@@ -24,9 +24,24 @@ type reach struct {
 
 func (c reach) has(id int64) bool { return c.all || c.ids[id] }
 
-// reach finds the contexts that the request's actor may see. Listings show nothing else, and count nothing else.
+// reach finds the contexts that the request's actor may see, once for a request. Listings show nothing else, and count
+// nothing else.
 func (a *API) reach(r *http.Request) (reach, error) {
-	actor := actorOf(r)
+	done, ok := r.Context().Value(actKey{}).(*act)
+	if !ok {
+		return reach{}, nil
+	}
+	if done.reach != nil {
+		return *done.reach, nil
+	}
+	seen, err := a.reachOf(r, done.actor)
+	if err == nil {
+		done.reach = &seen
+	}
+	return seen, err
+}
+
+func (a *API) reachOf(r *http.Request, actor Actor) (reach, error) {
 	seen := reach{ids: map[int64]bool{}}
 	switch actor.Role {
 	case RoleOperator:

@@ -172,6 +172,8 @@ func TestMailServers(t *testing.T) {
 		"":                              "",
 		"imap://":                       "",
 		"a b":                           "",
+		"imap.example.org:99999":        "",
+		"imap\xff.example.org":          "",
 	} {
 		p, _ := tryKeys(t, Options{IMAPHost: address}, "")
 		got := ""

@@ -132,7 +132,10 @@ func (r *Reader) Logins(name string, in io.Reader) error {
 
 // finding adds something to know.
 func (r *Reader) finding(needsYou bool, subject, format string, args ...any) {
-	r.report.Findings = append(r.report.Findings, Finding{subject, fmt.Sprintf(format, args...), needsYou})
+	f := Finding{subject, fmt.Sprintf(format, args...), needsYou}
+	if !slices.Contains(r.report.Findings, f) {
+		r.report.Findings = append(r.report.Findings, f)
+	}
 }
 
 // Plan makes the plan of all that was read. The Reader is not used again.
@@ -273,11 +276,13 @@ func (r *Reader) parseServer(address string) (MailHost, error) {
 		address = "//" + address
 	}
 	u, err := url.Parse(address)
-	if err != nil || u.Hostname() == "" || strings.ContainsFunc(u.Hostname(), func(c rune) bool { return c <= ' ' }) {
+	if err != nil || u.Hostname() == "" || !isLogin(u.Hostname()) || strings.ContainsRune(u.Hostname(), ' ') {
 		return MailHost{}, errors.New("no address of a mail server")
 	}
 	h.Host = strings.ToLower(u.Hostname())
-	h.Port, _ = strconv.Atoi(u.Port())
+	if h.Port, _ = strconv.Atoi(u.Port()); h.Port > 65535 {
+		return MailHost{}, errors.New("no port of a mail server")
+	}
 	ip := net.ParseIP(h.Host)
 	switch h.Security = r.opts.IMAPSecurity; {
 	case h.Security != "":

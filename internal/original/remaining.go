@@ -105,8 +105,12 @@ func (r *Reader) remaining() {
 			why = reasonFor(name, known)
 		}
 		f.judged = true
+		value := shown(f.key, f.value)
+		if value != "" && !strings.HasPrefix(name, "com.open") {
+			value = "[not shown]" // it may be anything: a password too
+		}
 		r.report.Entries = append(r.report.Entries, Entry{
-			File: f.file, Line: f.line, Key: strings.Map(printable, clip(f.key)), Value: shown(f.key, f.value), Verdict: Dropped, Reason: why,
+			File: f.file, Line: f.line, Key: strings.Map(printable, clip(f.key)), Value: value, Verdict: Dropped, Reason: why,
 			NeedsYou: strings.HasPrefix(why, "not known; did you mean"),
 		})
 	}

@@ -62,8 +62,11 @@ type importer struct {
 	done     int
 	total    int
 
-	mu  sync.Mutex // guards out, while contexts and properties are added side by side
-	out Imported
+	noHost map[string]bool // refused mail hosts
+
+	mu        sync.Mutex // guards all below, while contexts and properties are added side by side
+	out       Imported
+	noContext map[uint32]bool // refused contexts
 }
 
 // Import writes the rows of a plan into the database of a configuration, with no server on its state directory. What
@@ -107,7 +110,10 @@ func Import(ctx context.Context, cfg *config.Config, plan *original.Plan, opts I
 	if err := tenants.SetFiles(properties); err != nil { // they say which clients may have a listener
 		return out, err
 	}
-	i := &importer{tenants: tenants, subs: subscription.New(d, st.keys, tenants.View, now), progress: opts.Progress}
+	i := &importer{
+		noHost: map[string]bool{}, noContext: map[uint32]bool{}, tenants: tenants, subs: subscription.New(d, st.keys, tenants.View, now),
+		progress: opts.Progress,
+	}
 	if i.progress == nil {
 		i.progress = func(int, int) {}
 	}
@@ -147,7 +153,7 @@ func sideBySide[T any](ctx context.Context, all []T, add func(context.Context, T
 }
 
 // counted puts one row into the account: added, had or refused.
-func (i *importer) counted(n *int, what string, err error) error {
+func (i *importer) counted(n *int, what string, err error) (refused bool, failed error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	var invalid *tenant.InvalidError
@@ -158,12 +164,13 @@ func (i *importer) counted(n *int, what string, err error) error {
 		i.out.Had++
 	case errors.As(err, &invalid), errors.Is(err, tenant.ErrNotFound):
 		i.out.refuse("%s: %v", what, err)
+		refused = true
 	default:
-		return fmt.Errorf("import %s: %w", what, err)
+		return false, fmt.Errorf("import %s: %w", what, err)
 	}
 	i.done++
 	i.progress(i.done, i.total)
-	return nil
+	return refused, nil
 }
 
 func (i *importer) mailHost(ctx context.Context, h original.MailHost) error {
@@ -174,27 +181,44 @@ func (i *importer) mailHost(ctx context.Context, h original.MailHost) error {
 	if h.MasterLogin != "" {
 		host.PasswordSource = tenant.PasswordsGlobal
 	}
-	return i.counted(&i.out.MailHosts, "mail host "+h.Name, i.tenants.AddMailHost(ctx, host, ""))
+	refused, err := i.counted(&i.out.MailHosts, "mail host "+h.Name, i.tenants.AddMailHost(ctx, host, ""))
+	i.noHost[h.Name] = refused
+	return err
 }
 
 func (i *importer) context(ctx context.Context, c original.Context) error {
-	_, err := i.tenants.AddContext(ctx, tenant.Context{ID: int64(c.ID), Name: c.Name, Tags: c.Tags})
-	if errors.Is(err, tenant.ErrExists) && c.Name != "" {
+	var err error
+	for _, name := range []string{c.Name, "", fmt.Sprintf("imported context %d", c.ID)} {
+		_, err = i.tenants.AddContext(ctx, tenant.Context{ID: int64(c.ID), Name: name, Tags: c.Tags})
+		if !errors.Is(err, tenant.ErrExists) {
+			break
+		}
 		// Perhaps it is the name that is there already; the id is what matters.
-		if _, missing := i.tenants.Context(ctx, int64(c.ID)); errors.Is(missing, tenant.ErrNotFound) {
-			_, err = i.tenants.AddContext(ctx, tenant.Context{ID: int64(c.ID), Tags: c.Tags})
+		if _, missing := i.tenants.Context(ctx, int64(c.ID)); !errors.Is(missing, tenant.ErrNotFound) {
+			break
 		}
 	}
-	return i.counted(&i.out.Contexts, fmt.Sprintf("context %d", c.ID), err)
+	refused, err := i.counted(&i.out.Contexts, fmt.Sprintf("context %d", c.ID), err)
+	if refused {
+		i.mu.Lock()
+		i.noContext[c.ID] = true
+		i.mu.Unlock()
+	}
+	return err
 }
 
 // users adds users, and returns those who are not the ones that are there.
 func (i *importer) users(ctx context.Context, all []original.User) (map[tenant.UserID]bool, error) {
 	missing := map[tenant.UserID]bool{}
 	for batch := range slices.Chunk(all, importBatch) {
-		users := make([]tenant.User, len(batch))
-		for n, u := range batch {
-			users[n] = tenant.User{ID: userID(u.ID), Login: u.Login, MailHost: u.MailHost}
+		users := make([]tenant.User, 0, len(batch))
+		for _, u := range batch {
+			if i.noHost[u.MailHost] || i.noContext[u.ID.Context] {
+				missing[userID(u.ID)] = true
+				i.out.refuse("user %s: the mail host or the context was refused", u.ID)
+				continue
+			}
+			users = append(users, tenant.User{ID: userID(u.ID), Login: u.Login, MailHost: u.MailHost})
 		}
 		added, had, refused, err := i.tenants.TakeOver(ctx, users)
 		if err != nil {
@@ -229,7 +253,8 @@ func (i *importer) value(ctx context.Context, v original.Value) error {
 	default:
 		err = i.tenants.SetProperty(ctx, of, v.Name, v.Value, "import")
 	}
-	return i.counted(&i.out.Properties, fmt.Sprintf("%s of %s %s", v.Name, v.Scope, v.Subject), err)
+	_, err = i.counted(&i.out.Properties, fmt.Sprintf("%s of %s %s", v.Name, v.Scope, v.Subject), err)
+	return err
 }
 
 // subscriptions adds those whose user is the one that the plan means.

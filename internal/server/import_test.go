@@ -172,6 +172,17 @@ func imported(t *testing.T, w *world) {
 	if out.Contexts != 1 || out.Users != 2 || out.Properties != 1 || out.Subscriptions != 2 || out.Had != 0 || len(out.Refused) != 0 {
 		t.Errorf("imported %+v", out)
 	}
+	// A master password that no mail host can have: its users and their devices are left out with it.
+	bad := planOf(t, dir, original.Options{}, users, subs)
+	bad.MailHosts[0].Name, bad.MailHosts[0].MasterLogin = "bad", "master"
+	for i := range bad.Users {
+		bad.Users[i].MailHost = "bad"
+	}
+	out, err = w.importInto(bad)
+	must(t, err)
+	if out.Users != 0 || out.Subscriptions != 0 || len(out.Refused) != 3 {
+		t.Errorf("imported without a mail host: %+v", out)
+	}
 	// Otto has left there meanwhile, and another has his number, with a phone that is new.
 	w.write(dir, "user.csv", []byte("cid,id,imapServer,imapLogin,mail\n90,2,imaps://old.example.org,else@old.example,\n90,3,imaps://old.example.org,EVA@old.example,\n"))
 	w.write(dir, "mobileEventSubscriptions.csv", []byte("cid,service,token,provider,user,timestamp\n90,apn,"+strings.Repeat("c3", 32)+",mail,2,1700000000000\n"))

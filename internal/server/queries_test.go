@@ -328,6 +328,12 @@ func day(t *testing.T, w *world, idp *httptest.Server) {
 	key := w.adminKey(api.Key{Role: api.RoleOperator})
 	w.call("GET", "/api/v1/admin/keys", key.Key, nil, 200)
 	admin("DELETE", "/admin/v1/keys/"+key.ID, nil, nil)
+	var report api.ImportReport
+	must(t, w.admin.Send(t.Context(), "POST", "/admin/v1/users/import", nil, "text/csv", strings.NewReader("context,user,login,mailhost\n2,55,imported@rig.test,dove\n"), &report))
+	if report.Added != 1 {
+		t.Errorf("import: %+v", report)
+	}
+	admin("DELETE", "/admin/v1/users/55@2", nil, nil)
 	admin("POST", "/admin/v1/resellers", api.Reseller{Name: "portal"}, nil)
 	w.call("GET", "/api/v1/admin/contexts", w.adminKey(api.Key{Role: api.RoleReseller, Reseller: "portal"}).Key, nil, 200)
 	admin("DELETE", "/admin/v1/resellers/portal", nil, nil)

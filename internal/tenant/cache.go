@@ -240,11 +240,17 @@ func (s *Store) change(ctx context.Context, fn func(context.Context, *db.Tx) (Us
 	return nil
 }
 
+// manyUsers, in place of a login, says that users have come who may be remembered as missing.
+const manyUsers = "*"
+
 // changed forgets a user, what the cascade says for a context, or without either everything: mail hosts change rarely.
 func (s *Store) changed(id UserID, key string) {
 	switch {
 	case id == (UserID{}):
 		s.forget()
+	case id.ID == 0 && key == manyUsers:
+		s.cache.logins.DropAll()
+		s.cache.users.DropAll()
 	case id.ID == 0:
 		s.cache.contexts.Drop(id.Context)
 		s.cache.views.DropAll()

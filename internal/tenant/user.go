@@ -75,6 +75,9 @@ func mustHave(ctx context.Context, tx *db.Tx, query string, key any, field, prob
 // CheckLogin accepts what an IMAP server can take as a login: up to 255 bytes without control characters.
 func CheckLogin(login string) error { return checkName("login", login) }
 
+// LoginKey is what two logins on one mail host must not have in common.
+func LoginKey(login string) string { return loginKey(login) }
+
 // loginKey folds a login as Dovecot does before it names it to us (auth_username_format = %Lu).
 func loginKey(login string) string { return strings.ToLower(login) }
 
