@@ -115,32 +115,42 @@ func (a *API) subjectOf(r *http.Request, scope, name string) (tenant.Subject, er
 
 // maySubject is nil for a subject whose values the actor may see and change.
 func (a *API) maySubject(r *http.Request, s tenant.Subject) error {
-	actor := actorOf(r)
+	seen, err := a.reach(r)
+	if err != nil {
+		return err
+	}
+	return maySubject(actorOf(r), seen, s)
+}
+
+// maySubject is the same for who has found out already what he may see.
+func maySubject(actor Actor, seen reach, s tenant.Subject) error {
 	if actor.Role == RoleOperator {
 		return nil
 	}
+	may := false
 	switch s.Scope {
 	case cascade.Reseller:
-		if actor.Role == RoleReseller && s.Name == actor.Subject {
-			return nil
-		}
-		return fmt.Errorf("%s %w", s, tenant.ErrNotFound)
+		may = actor.Role == RoleReseller && s.Name == actor.Subject
 	case cascade.Context:
 		id, err := strconv.ParseInt(s.Name, 10, 64)
 		if err != nil {
 			return problem.InField("subject", "must be a context's number, as 1")
 		}
-		return a.mayContext(r, id)
+		may = seen.has(id)
 	case cascade.User:
 		id, err := tenant.ParseUserID(s.Name)
 		if err != nil {
 			return err
 		}
-		return a.mayUser(r, id)
+		may = seen.has(id.Context)
 	default:
 		return problem.New(http.StatusForbidden, "operators_scope",
 			fmt.Sprintf("the scope %s is the operator's: set the value for a context or a user of yours", s.Scope))
 	}
+	if !may {
+		return fmt.Errorf("%s %w", s, tenant.ErrNotFound)
+	}
+	return nil
 }
 
 // mayProperty is nil when the actor may set the property at all.
@@ -166,9 +176,13 @@ func (a *API) listProperties(r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
+	seen, err := a.reach(r)
+	if err != nil {
+		return 0, nil, err
+	}
 	list := List[PropertyValue]{Items: []PropertyValue{}}
 	for _, v := range all {
-		if only == nil && a.maySubject(r, v.Subject) != nil {
+		if only == nil && maySubject(actorOf(r), seen, v.Subject) != nil {
 			continue
 		}
 		item := PropertyValue{Scope: v.Scope.String(), Subject: v.Name, Property: v.Property, Value: v.Value, Origin: v.Origin, SetBy: v.SetBy}

@@ -98,6 +98,34 @@ var aimed = []struct {
 	{"drainNode", plain},
 	{"undrainNode", plain},
 
+	{"listPropertyTypes", plain},
+	{"setProperty", func(s side) []request {
+		var all []request
+		for _, of := range propertySubjects(s) {
+			in := api.PropertyValue{Scope: of.Get("scope"), Subject: of.Get("subject"), Property: "push.privacy", Value: "sender"}
+			all = append(all, request{in: in})
+		}
+		return all
+	}},
+	{"listProperties", func(s side) []request {
+		all := []request{{}}
+		for _, of := range propertySubjects(s) {
+			all = append(all, request{query: of})
+		}
+		return all
+	}},
+	{"explainProperty", func(s side) []request {
+		path := map[string]string{"property": "push.privacy"}
+		return []request{{path: path, query: url.Values{"user": {s.user}}}, {path: path, query: url.Values{"context": {s.contexts[1]}}}}
+	}},
+	{"unsetProperty", func(s side) []request {
+		var all []request
+		for _, of := range propertySubjects(s) {
+			of.Set("property", "push.privacy")
+			all = append(all, request{query: of})
+		}
+		return all
+	}},
 	{"addContext", func(s side) []request {
 		return []request{{in: api.Context{Name: "of " + s.reseller, Reseller: s.reseller}}}
 	}},
@@ -176,6 +204,12 @@ var answersAll = []string{"explainPush", "importUsers"}
 
 // of names a subject of properties.
 func of(scope, subject string) url.Values { return url.Values{"scope": {scope}, "subject": {subject}} }
+
+func propertySubjects(s side) []url.Values {
+	return []url.Values{
+		{"scope": {"reseller"}, "subject": {s.reseller}}, {"scope": {"context"}, "subject": {s.contexts[0]}}, {"scope": {"user"}, "subject": {s.user}},
+	}
+}
 
 func plain(side) []request { return []request{{}} }
 
@@ -521,6 +555,18 @@ func (x *tenants) owners() {
 		if got.status != 403 {
 			w.tb.Errorf("south sets the %s of its context: %d %s", what, got.status, got.raw)
 		}
+	}
+	for _, v := range []api.PropertyValue{
+		{Scope: "server", Property: "push.privacy", Value: "none"},
+		{Scope: "contextset", Subject: "premium", Property: "push.privacy", Value: "none"}, // which reaches into contexts of others
+	} {
+		if got := x.send(request{op: "setProperty", in: v}, x.south.key); got.status != 403 {
+			w.tb.Errorf("south sets %+v: %d %s", v, got.status, got.raw)
+		}
+	}
+	protected := api.PropertyValue{Scope: "context", Subject: x.south.contexts[0], Property: "provider", Value: "blue"}
+	if got := x.send(request{op: "setProperty", in: protected}, x.south.key); got.status != 403 || !strings.Contains(string(got.raw), "by the operator only") {
+		w.tb.Errorf("south chooses its provider: %d %s", got.status, got.raw)
 	}
 	if until := time.Now().Add(24 * time.Hour).UTC().Format(time.RFC3339); until != "" {
 		got := x.send(request{op: "addKey", in: api.Key{Role: api.RoleOperator, Expires: until}}, x.south.key)
