@@ -18,13 +18,14 @@ type Discover struct {
 // Discovery is what was found out.
 type Discovery = onboard.Discovery
 
+// DiscoverAttempts bounds what one address may ask, within DiscoverWindow: each question makes us ask others.
 const (
-	// DiscoverAttempts bounds what one address may ask, within DiscoverWindow: each question makes us ask others.
 	DiscoverAttempts = 20
 	DiscoverWindow   = 5 * time.Minute
-	// maxDiscoveries bounds those under way for everybody.
-	maxDiscoveries = 32
 )
+
+// maxDiscoveries bounds those under way for everybody.
+const maxDiscoveries = 32
 
 func (a *API) discoverOperations() []operation {
 	return []operation{{

@@ -220,6 +220,24 @@ func TestDatabaseURL(t *testing.T) {
 	}
 }
 
+func TestHostsPath(t *testing.T) {
+	for _, tc := range []struct {
+		file, hosts, path string
+		named             bool
+	}{
+		{"", "", "", false},
+		{"/etc/posthorn/posthorn.yml", "", "/etc/posthorn/mailapp-config.yml", false},
+		{"posthorn.yml", "", "mailapp-config.yml", false},
+		{"/etc/posthorn/posthorn.yml", "/srv/hosts.yml", "/srv/hosts.yml", true},
+		{"", "/srv/hosts.yml", "/srv/hosts.yml", true},
+	} {
+		c := Config{file: tc.file, HostsFile: tc.hosts}
+		if path, named := c.HostsPath(); path != tc.path || named != tc.named {
+			t.Errorf("%+v: %q, %t", tc, path, named)
+		}
+	}
+}
+
 func TestMatchClient(t *testing.T) {
 	for _, tc := range []struct {
 		pattern, client string

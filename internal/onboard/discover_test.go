@@ -92,7 +92,7 @@ func TestDiscoverPosthorn(t *testing.T) {
 	n.page("gold.example.test/.well-known/posthorn", 200, "application/json", document)
 	base := fmt.Sprintf("https://gold.example.test:%d", n.https)
 	for _, input := range []string{base, base + "/appsuite/api/", " GOLD.Example.test ", "alice@gold.example.test"} {
-		n.asked = nil
+		n.set(func() { n.asked = nil })
 		d := n.discover(input)
 		if d.Found != FoundPosthorn || d.Posthorn.Base != base || d.Posthorn.API != base+"/api/v1" || d.Posthorn.Title != "Gold Mail" ||
 			!slices.Equal(d.Posthorn.SignIn, []string{"password"}) || len(d.Steps) != 1 {
@@ -104,10 +104,9 @@ func TestDiscoverPosthorn(t *testing.T) {
 	}
 
 	// Elsewhere: a redirect, or an API of another origin.
-	n.names["www.example.test"], n.names["example.test"] = true, true
-	n.pages["example.test/.well-known/posthorn"] = func(w http.ResponseWriter, r *http.Request) {
+	n.handle("example.test/.well-known/posthorn", func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, base+"/.well-known/posthorn", http.StatusMovedPermanently)
-	}
+	})
 	if d := n.discover("example.test"); d.Found != FoundPosthorn || d.Posthorn.Base != base {
 		t.Errorf("%+v", d)
 	}
@@ -123,26 +122,26 @@ func TestDiscoverFaults(t *testing.T) {
 	n := newInternet(t)
 	at := func(host string) string { return fmt.Sprintf("https://%s:%d", host, n.https) }
 	for _, host := range []string{"expired", "early", "wrong", "stranger", "web", "status", "loop", "away", "silent", "closed", "lame", "large", "api"} {
-		n.names[host+".test"] = true
+		n.set(func() { n.names[host+".test"] = true })
 	}
 	yesterday := time.Now().Add(-24 * time.Hour)
-	n.certs["expired.test"] = trusted.issue(yesterday, "expired.test")
-	n.certs["early.test"] = trusted.issue(time.Now().Add(72*time.Hour), "early.test")
-	n.certs["wrong.test"] = trusted.issue(time.Now().Add(time.Hour), "right.test", "www.right.test")
-	n.certs["stranger.test"] = newIssuer().issue(time.Now().Add(time.Hour), "stranger.test")
-	n.lame["lame.test"] = true
+	n.certify("expired.test", trusted.issue(yesterday, "expired.test"))
+	n.certify("early.test", trusted.issue(time.Now().Add(72*time.Hour), "early.test"))
+	n.certify("wrong.test", trusted.issue(time.Now().Add(time.Hour), "right.test", "www.right.test"))
+	n.certify("stranger.test", newIssuer().issue(time.Now().Add(time.Hour), "stranger.test"))
+	n.set(func() { n.lame["lame.test"] = true })
 	n.page("web.test/.well-known/posthorn", 200, "text/html", "<html>")
 	n.page("status.test/.well-known/posthorn", 503, "text/plain", "")
 	n.page("off.test/.well-known/posthorn", 200, "application/json",
 		`{"posthorn": 1, "api": "/api/v1", "app": {"enabled": false, "detail": "The app is not switched on for off.test.", "contact": "help@off.test"}}`)
 	n.page("internal.test/.well-known/posthorn", 200, "application/json", strings.Replace(document, "/api/v1", "https://127.0.0.1/api/v1", 1))
 	n.page("large.test/.well-known/posthorn", 200, "application/json", strings.Repeat(" ", outbound.MaxBody+1)+document)
-	n.pages["loop.test/.well-known/posthorn"] = func(w http.ResponseWriter, r *http.Request) {
+	n.handle("loop.test/.well-known/posthorn", func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "/.well-known/posthorn", http.StatusFound)
-	}
-	n.pages["away.test/.well-known/posthorn"] = func(w http.ResponseWriter, r *http.Request) {
+	})
+	n.handle("away.test/.well-known/posthorn", func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "http://away.test/", http.StatusFound)
-	}
+	})
 	plain := n.mail("plain.test", "* OK hello\r\n", "* BYE\r\n")
 	for _, tt := range []struct {
 		input  string
@@ -230,7 +229,7 @@ func TestDiscoverMail(t *testing.T) {
 	// SRV; the first one named is broken, the second is elsewhere.
 	imap, smtp := mail("one.test")
 	n.mail("old.one.test", "* OK hello\r\n")
-	n.certs["old.one.test"] = trusted.issue(time.Now().Add(-time.Hour), "old.one.test")
+	n.certify("old.one.test", trusted.issue(time.Now().Add(-time.Hour), "old.one.test"))
 	n.addSRV("_imaps", "one.test", "old.one.test.", n.mail("old.one.test", "* OK hello\r\n"))
 	n.addSRV("_imaps", "two.test", "imap.one.test.", imap)
 	n.addSRV("_imap", "one.test", "imap.one.test.", n.mail("imap.one.test", "* OK hi\r\n", "d1 OK go\r\n"))
@@ -249,18 +248,19 @@ func TestDiscoverMail(t *testing.T) {
 	n.page("autoconfig.three.test/mail/config-v1.1.xml", 200, "text/xml", fmt.Sprintf(autoconfigDocument, "three.test", imap, smtp))
 	check("alice@three.test", "imap imap.three.test tls local_part autoconfig false\nsubmission smtp.three.test starttls address autoconfig false")
 	// At the other place, which wants the address.
-	n.names["four.test"] = true
-	n.pages["four.test/.well-known/autoconfig/mail/config-v1.1.xml"] = func(w http.ResponseWriter, r *http.Request) {
+	n.handle("four.test/.well-known/autoconfig/mail/config-v1.1.xml", func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Query().Get("emailaddress") != "alice+x@four.test" {
 			http.Error(w, "no address", http.StatusBadRequest)
 			return
 		}
 		_, _ = io.WriteString(w, fmt.Sprintf(autoconfigDocument, "three.test", imap, smtp))
-	}
+	})
 	check("alice+x@four.test", "imap imap.three.test tls local_part autoconfig false\nsubmission smtp.three.test starttls address autoconfig false")
 
 	// The hoster's document, found by who receives the mail. It is not told who asks.
-	n.mx["five.test."] = []dnsmessage.MXResource{{Pref: 10, MX: dnsmessage.MustNewName("mx1.cluster.three.test.")}}
+	n.set(func() {
+		n.mx["five.test."] = []dnsmessage.MXResource{{Pref: 10, MX: dnsmessage.MustNewName("mx1.cluster.three.test.")}}
+	})
 	check("alice@five.test", "imap imap.three.test tls local_part mx true\nsubmission smtp.three.test starttls address mx true")
 
 	// Guesses.
@@ -316,7 +316,6 @@ func TestDiscoverJMAP(t *testing.T) {
 	if d := n.discover("alice@c.test"); d.Found != FoundPosthorn || !strings.HasPrefix(d.Posthorn.Base, "https://ph.c.test:") {
 		t.Errorf("%+v", d)
 	}
-	n.names["d.test"] = true
 	n.page("d.test/.well-known/jmap", 200, "text/html", "<html>")
 	if d := n.discover("d.test"); d.JMAP != "" || d.Steps[1].Fault != FaultNotJMAP {
 		t.Errorf("%+v", d)

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math/big"
 	"net"
 	"net/http"
@@ -100,8 +101,8 @@ type internet struct {
 	d     *Discoverer
 	allow []string
 
-	mu    sync.Mutex
-	asked []string // of the web servers: host, path and query
+	mu    sync.Mutex // guards the maps and asked
+	asked []string   // of the web servers: host, path and query
 }
 
 func newInternet(t *testing.T) *internet {
@@ -123,7 +124,18 @@ func newInternet(t *testing.T) *internet {
 	return n
 }
 
+// set changes what there is, while the servers run.
+func (n *internet) set(change func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	change()
+}
+
+func (n *internet) certify(name string, c *tls.Certificate) { n.set(func() { n.certs[name] = c }) }
+
 func (n *internet) certificate(name string) *tls.Certificate {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	if c := n.certs[name]; c != nil {
 		return c
 	}
@@ -143,21 +155,25 @@ func (n *internet) closed() int {
 
 // page serves text at a URL without scheme.
 func (n *internet) page(at string, status int, kind, text string) {
-	host, _, _ := strings.Cut(at, "/")
-	n.names[host] = true
-	n.pages[at] = func(w http.ResponseWriter, _ *http.Request) {
+	n.handle(at, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", kind)
 		w.WriteHeader(status)
 		_, _ = io.WriteString(w, text)
-	}
+	})
+}
+
+func (n *internet) handle(at string, page http.HandlerFunc) {
+	host, _, _ := strings.Cut(at, "/")
+	n.set(func() { n.names[host], n.pages[at] = true, page })
 }
 
 func (n *internet) serve(w http.ResponseWriter, r *http.Request) {
 	host, _, _ := net.SplitHostPort(r.Host)
 	n.mu.Lock()
 	n.asked = append(n.asked, host+r.URL.RequestURI())
+	page := n.pages[host+r.URL.Path]
 	n.mu.Unlock()
-	if page := n.pages[host+r.URL.Path]; page != nil {
+	if page != nil {
 		page(w, r)
 		return
 	}
@@ -166,7 +182,7 @@ func (n *internet) serve(w http.ResponseWriter, r *http.Request) {
 
 // mail starts a server that greets, and returns its port. With STARTTLS it says lines before TLS begins.
 func (n *internet) mail(host, greeting string, startTLS ...string) int {
-	n.names[host] = true
+	n.set(func() { n.names[host] = true })
 	l, err := new(net.ListenConfig).Listen(n.t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		n.t.Fatal(err)
@@ -208,7 +224,8 @@ func (n *internet) mail(host, greeting string, startTLS ...string) int {
 
 func (n *internet) addSRV(service, domain, target string, port int) {
 	name := service + "._tcp." + domain + "."
-	n.srv[name] = append(n.srv[name], dnsmessage.SRVResource{Target: dnsmessage.MustNewName(target), Port: uint16(port)}) //nolint:gosec // G115: a port
+	record := dnsmessage.SRVResource{Target: dnsmessage.MustNewName(target), Port: uint16(port)} //nolint:gosec // G115: a port
+	n.set(func() { n.srv[name] = append(n.srv[name], record) })
 }
 
 // dns starts a name server, and returns a resolver that asks it.
@@ -246,6 +263,8 @@ func (n *internet) answer(m dnsmessage.Message) ([]byte, error) {
 	host := strings.TrimSuffix(name, ".")
 	m.Header = dnsmessage.Header{ID: m.ID, Response: true, Authoritative: true, RecursionAvailable: true}
 	m.Additionals = nil
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	add := func(body dnsmessage.ResourceBody) {
 		m.Answers = append(m.Answers, dnsmessage.Resource{Header: dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET, TTL: 1}, Body: body})
 	}
@@ -273,7 +292,10 @@ func (n *internet) answer(m dnsmessage.Message) ([]byte, error) {
 func (n *internet) discover(input string) Discovery {
 	n.t.Helper()
 	allow := append([]string{}, n.allow...)
-	for name := range n.names {
+	n.mu.Lock()
+	names := maps.Clone(n.names)
+	n.mu.Unlock()
+	for name := range names {
 		allow = append(allow, fmt.Sprintf("https://%s:%d", name, n.https))
 		for _, port := range []int{n.d.ports.imaps, n.d.ports.imap, n.d.ports.submissions, n.d.ports.submission} {
 			allow = append(allow, fmt.Sprintf("%s:%d", name, port))

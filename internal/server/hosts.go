@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/url"
 	"os"
 
 	"github.com/posthorn-mail/posthorn/internal/config"
@@ -49,4 +50,13 @@ func readHostsFile(path string) ([]byte, error) {
 		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
 	return data, nil
+}
+
+// ownHost is what the host rules say of public.url.
+func ownHost(cfg *config.Config, rules *hostrule.Rules) hostrule.Verdict {
+	u, err := url.Parse(cfg.Public.URL)
+	if err != nil || u.Host == "" {
+		return hostrule.Verdict{Allowed: true}
+	}
+	return rules.Judge(u.Host)
 }

@@ -110,8 +110,11 @@ func Check(cfg *config.Config) (config.Problems, config.Warnings) {
 	t.close()
 	openMesh(cfg, time.Now, &found)
 	readPublic(cfg, time.Now, &found)
-	_, wrong := readHosts(cfg)
+	hosts, wrong := readHosts(cfg)
 	found.problems = append(found.problems, wrong...)
+	if v := ownHost(cfg, hosts); !v.Allowed {
+		found.soon = append(found.soon, cfg.Problem("hosts_file", "the app may not sign in by %s, the host of public.url: %s. Is that meant?", v.Host, v.Why))
+	}
 	_, wrong = readProperties(cfg, "")
 	found.problems = append(found.problems, wrong...)
 	return append(found.problems, found.expired...), append(cfg.Warnings(), found.soon...)

@@ -177,6 +177,19 @@ func TestProblems(t *testing.T) {
 	}
 }
 
+func BenchmarkJudge(b *testing.B) {
+	r, err := hostrule.Parse("h.yml", []byte(reference))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if !r.Judge("mail.south.example.org:8443").Allowed {
+			b.Fatal("refused")
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(reference), "gold.ox.io")
 	f.Add([]byte("a: {host: '*.bücher.example', mail_app_enabled: no}\nb: {host: '[::1]', mail_app_enabled: on}"), "[::1]:80")
