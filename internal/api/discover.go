@@ -8,6 +8,7 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/onboard"
 	"github.com/posthorn-mail/posthorn/internal/problem"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
+	"github.com/posthorn-mail/posthorn/internal/tenant/brand"
 )
 
 // Discover says what to find out about.
@@ -74,10 +75,18 @@ func (a *API) wellKnown(r *http.Request) (page, error) {
 	if err != nil {
 		return page{}, err
 	}
+	key, err := a.Tenants.DirectoryKey(r.Context())
+	if err != nil {
+		return page{}, err
+	}
+	keyID, err := brand.KeyID(key)
+	if err != nil {
+		return page{}, err
+	}
 	doc := onboard.WellKnown{
 		Schema: onboard.Schema, Server: onboard.WellKnownServer{Name: "Posthorn", Version: a.Version}, API: "/api/v1",
 		App: onboard.WellKnownApp{Enabled: true}, SignIn: []string{tenant.SignInPassword}, Transports: a.Push.Offered(provider.Name),
-		Directory: &onboard.WellKnownDirectory{URL: "/api/v1/directory", Key: "/api/v1/directory/key.pem"},
+		Directory: &onboard.WellKnownDirectory{URL: "/api/v1/directory", Key: "/api/v1/directory/key.pem", KeyID: keyID},
 	}
 	if ours {
 		doc.Provider = &onboard.WellKnownProvider{Name: provider.Name, Title: provider.Title, Branding: "/api/v1/providers/" + provider.Name}

@@ -66,6 +66,8 @@ type WellKnownProvider struct {
 type WellKnownDirectory struct {
 	URL string `json:"url"`
 	Key string `json:"key"`
+	// KeyID is that key's id, which tells this installation from any other.
+	KeyID string `json:"key_id,omitempty"`
 }
 
 // errRedirects: there were too many, or one led away from https.

@@ -279,7 +279,7 @@ func (e *providerExam) discovery(ctx context.Context, origin string, status int,
 		return failed("see the log", "%v", err)
 	}
 	switch {
-	case doc.Directory == nil || doc.Directory.Key != ours:
+	case doc.Directory == nil || doc.Directory.KeyID != ours:
 		return failed(toUs, "%s: a Posthorn answers, but another installation than this one", origin)
 	case !doc.App.Enabled:
 		return failed("let the host in: posthorn host check "+hostOf(origin)+" says which rule keeps it out", "%s: the app is not let in: %s", origin, clip(doc.App.Detail))

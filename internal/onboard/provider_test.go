@@ -48,7 +48,7 @@ func newOffice(t *testing.T, hosts ...tenant.MailHost) *office {
 // ours is what this Posthorn says of itself.
 func (o *office) ours(enabled bool, provider string) string {
 	return fmt.Sprintf(`{"posthorn":1,"server":{"name":"Posthorn"},"api":"/api/v1","app":{"enabled":%v,"detail":"The app is off for this host."},"sign_in":["password"],
-		"transports":[],"provider":{"name":%q,"title":"","branding":""},"directory":{"url":"/api/v1/directory","key":%q}}`, enabled, provider, o.key)
+		"transports":[],"provider":{"name":%q,"title":"","branding":""},"directory":{"url":"/api/v1/directory","key":"/key.pem","key_id":%q}}`, enabled, provider, o.key)
 }
 
 func (o *office) url(host string) string { return fmt.Sprintf("https://%s:%d", host, o.https) }
