@@ -98,34 +98,6 @@ var aimed = []struct {
 	{"drainNode", plain},
 	{"undrainNode", plain},
 
-	{"listPropertyTypes", plain},
-	{"setProperty", func(s side) []request {
-		var all []request
-		for _, of := range propertySubjects(s) {
-			in := api.PropertyValue{Scope: of.Get("scope"), Subject: of.Get("subject"), Property: "push.privacy", Value: "sender"}
-			all = append(all, request{in: in})
-		}
-		return all
-	}},
-	{"listProperties", func(s side) []request {
-		all := []request{{}}
-		for _, of := range propertySubjects(s) {
-			all = append(all, request{query: of})
-		}
-		return all
-	}},
-	{"explainProperty", func(s side) []request {
-		path := map[string]string{"property": "push.privacy"}
-		return []request{{path: path, query: url.Values{"user": {s.user}}}, {path: path, query: url.Values{"context": {s.contexts[1]}}}}
-	}},
-	{"unsetProperty", func(s side) []request {
-		var all []request
-		for _, of := range propertySubjects(s) {
-			of.Set("property", "push.privacy")
-			all = append(all, request{query: of})
-		}
-		return all
-	}},
 	{"addContext", func(s side) []request {
 		return []request{{in: api.Context{Name: "of " + s.reseller, Reseller: s.reseller}}}
 	}},
@@ -204,12 +176,6 @@ var answersAll = []string{"explainPush", "importUsers"}
 
 // of names a subject of properties.
 func of(scope, subject string) url.Values { return url.Values{"scope": {scope}, "subject": {subject}} }
-
-func propertySubjects(s side) []url.Values {
-	return []url.Values{
-		{"scope": {"reseller"}, "subject": {s.reseller}}, {"scope": {"context"}, "subject": {s.contexts[0]}}, {"scope": {"user"}, "subject": {s.user}},
-	}
-}
 
 func plain(side) []request { return []request{{}} }
 
