@@ -47,7 +47,9 @@ func (c *cli) serve(ctx context.Context) error {
 		c.warned = false
 		return c.loadConfig()
 	}})
-	if err != nil {
+	if err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil // told to stop while it started: nothing is wrong
+	} else if err != nil {
 		return err
 	}
 	if err := announce(c.stdout, cfg, s); err != nil {
