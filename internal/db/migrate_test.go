@@ -259,8 +259,10 @@ func TestReleasedSchemas(t *testing.T) {
 			t.Errorf("schema %d does not become that of a new database:\n%s\nbut\n%s", version, strings.Join(got, "\n"), strings.Join(want, "\n"))
 		}
 		for _, table := range tables(t, d) {
-			if since := map[string]int{"tombstones": 2, "changes": 2, "nodes": 2, "freezes": 2, "seal_salt": 3, "refresh_tokens": 3, "resellers": 4, "context_sets": 4,
-				"properties": 4, "providers": 4, "installation_keys": 4, "admin_keys": 4, "audit": 4, "sign_ins": 4, "known_places": 4, "acme_storage": 4, "acme_locks": 4}; since[table] > version {
+			if since := map[string]int{
+				"tombstones": 2, "changes": 2, "nodes": 2, "freezes": 2, "seal_salt": 3, "refresh_tokens": 3, "resellers": 4, "context_sets": 4,
+				"properties": 4, "providers": 4, "installation_keys": 4, "admin_keys": 4, "audit": 4, "sign_ins": 4, "known_places": 4, "acme_storage": 4, "acme_locks": 4,
+			}; since[table] > version {
 				continue
 			}
 			var n int

@@ -43,8 +43,8 @@ func startIDP(t *testing.T, email string) *httptest.Server {
 		answer(w, map[string]any{"keys": []any{map[string]any{"kty": "RSA", "kid": "1", "n": b64(key.N.Bytes()), "e": b64(big.NewInt(int64(key.E)).Bytes())}}})
 	})
 	mux.HandleFunc("/authorize", func(w http.ResponseWriter, r *http.Request) {
-		q := r.URL.Query() // the code is the nonce
-		http.Redirect(w, r, q.Get("redirect_uri")+"?"+url.Values{"state": {q.Get("state")}, "code": {q.Get("nonce")}, "iss": {server.URL}}.Encode(), http.StatusFound)
+		q := r.URL.Query()                                                                                                                                             // the code is the nonce
+		http.Redirect(w, r, q.Get("redirect_uri")+"?"+url.Values{"state": {q.Get("state")}, "code": {q.Get("nonce")}, "iss": {server.URL}}.Encode(), http.StatusFound) //nolint:gosec // a test's own provider
 	})
 	mux.HandleFunc("/token", func(w http.ResponseWriter, r *http.Request) {
 		claims, err := json.Marshal(map[string]any{

@@ -227,7 +227,7 @@ func providers(t *testing.T, w *world) {
 	other := strings.Repeat("0f", seal.KeySize)
 	s := open(string(text))
 	w.exec("INSERT INTO resellers (name, title, contact, created_ms) VALUES ('north', 'North', '', 1)")
-	_, err = s.AddProvider(t.Context(), tenant.Provider{ //nolint:gosec // G101: no credential
+	_, err = s.AddProvider(t.Context(), tenant.Provider{
 		Name: "blue", Title: "Blue", Colour: "#1c6ea4", Reseller: "north", SignIn: tenant.SignInOIDC,
 		OIDC: tenant.OIDC{Issuer: "https://login.example.org", ClientID: "posthorn", ClientSecret: "secret"},
 	}, true)

@@ -167,7 +167,7 @@ func TestAdministratorsStory(t *testing.T) {
 	must(t, err)
 	text := strings.Replace(string(raw), "properties: {capability.mobile_mail_app: true}\n", "", 1)
 	text = strings.Replace(text, `push: {allowed_clients: ["posthorn-*"]}`+"\n", "", 1)
-	must(t, os.WriteFile(w.config, []byte(text), 0o600))
+	must(t, os.WriteFile(w.config, []byte(text), 0o600)) //nolint:gosec // the test's own
 	hosts := filepath.Join(filepath.Dir(w.config), "mailapp-config.yml")
 	// As the reference shows it, with its column of spaces.
 	rules := ` default:
