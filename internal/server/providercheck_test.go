@@ -21,7 +21,7 @@ func TestProviderIsCheckedOnTheWires(t *testing.T) {
 	w.provision(d, api.MailHost{}, alice)
 	dir := filepath.Dir(w.config)
 	file := func(name string) string {
-		raw, err := os.ReadFile(filepath.Join(dir, name))
+		raw, err := os.ReadFile(filepath.Join(dir, name)) //nolint:gosec // the test's own
 		must(t, err)
 		return string(raw)
 	}
