@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -62,6 +63,9 @@ func (s *subjectFlags) one() (scope, subject string, err error) {
 	}
 	return scope, subject, err
 }
+
+// scopes are what --scope takes.
+var scopes = []string{"server", "contextset", "reseller", "context", "user"}
 
 // must is one, where somebody has to be named.
 func (s *subjectFlags) must() (scope, subject string, err error) {
@@ -157,6 +161,9 @@ func (c *cli) propertyList() *cobra.Command {
 			scope, subject, err := of.one()
 			if err != nil {
 				return err
+			}
+			if of.scope != "" && !slices.Contains(scopes, of.scope) {
+				return usagef("--scope: %q is none of %s", of.scope, strings.Join(scopes, ", "))
 			}
 			q := url.Values{}
 			if scope != "" {

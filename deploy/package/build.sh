@@ -3,7 +3,8 @@
 # The same commit gives the same bytes (SOURCE_DATE_EPOCH), with the same Go.
 set -eu
 cd "$(dirname "$0")/../.."
-out=${OUT:-bin/packages}
+mkdir -p "${OUT:-bin/packages}"
+out=$(cd "${OUT:-bin/packages}" && pwd)
 export BUILD="$out/build"
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 # A commit that is no release comes before the release that it leads to.
@@ -11,7 +12,6 @@ VERSION=${VERSION:-$(git describe --exact-match --tags 2>/dev/null | sed 's/^v//
 VERSION=${VERSION:-0.1.0~$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y%m%d%H%M).$(git rev-parse --short=9 HEAD)}
 export SOURCE_DATE_EPOCH VERSION LC_ALL=C TZ=UTC
 umask 022
-mkdir -p "$out"
 rm -rf "$BUILD"
 host=$(go env GOARCH) # of this machine, to ask
 for arch in $(printf '%s\n' ${ARCHES:-amd64 arm64} "$host" | sort -u); do
@@ -24,7 +24,7 @@ mkdir -p "$doc/examples" "$share/man/man1" "$share/bash-completion/completions" 
 "$BUILD/posthorn-$host" completion bash >"$share/bash-completion/completions/posthorn"
 "$BUILD/posthorn-$host" completion zsh >"$share/zsh/vendor-completions/_posthorn"
 "$BUILD/posthorn-$host" completion fish >"$share/fish/vendor_completions.d/posthorn.fish"
-go test ./cmd/posthorn -count=1 -run '^TestManualPages$' -manual "$PWD/$share/man/man1" >"$BUILD/manual.log" 2>&1 || { cat "$BUILD/manual.log"; exit 1; }
+go test ./cmd/posthorn -count=1 -run '^TestManualPages$' -manual "$share/man/man1" >"$BUILD/manual.log" 2>&1 || { cat "$BUILD/manual.log"; exit 1; }
 gzip -9n "$share"/man/man1/*.1
 
 cp deploy/package/copyright deploy/posthorn.yml README.md docs/*.md "$doc/"

@@ -1,7 +1,8 @@
-// Package account is a user's way in: sign-in against the mail server, sessions, and the sealed mail
-// password or token that listeners need.
+// Package account is a user's way in: sign-in against the mail server or at an identity provider, sessions, and
+// the sealed mail password or token that listeners need.
 //
-// It never decides whether a password is right: the user's IMAP server does. Session tokens and
+// It never decides whether a password is right: the user's IMAP server does; nor who somebody is elsewhere: an
+// identity provider does, for the users of its provider. Who guesses is held up (see limits). Session tokens and
 // device secrets are kept as hashes, mail passwords sealed for their owner; nothing here logs them.
 //
 // A Service is safe for concurrent use. Methods that dial the mail server last as long as it takes

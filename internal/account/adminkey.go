@@ -44,9 +44,10 @@ type AdminKey struct {
 }
 
 const (
-	// DefaultKeyLifetime and MaxKeyLifetime are how long a key lives from its making.
+	// DefaultKeyLifetime is how long a key lives from its making unless something else is asked for.
 	DefaultKeyLifetime = 90 * 24 * time.Hour
-	MaxKeyLifetime     = 2 * 365 * 24 * time.Hour
+	// MaxKeyLifetime is the most that may be asked for.
+	MaxKeyLifetime = 2 * 365 * 24 * time.Hour
 	// adminKeyPrefix lets those who look for leaked secrets find ours.
 	adminKeyPrefix = "pha_"
 	// touchKeyEvery is how stale a key's last use may be.

@@ -79,7 +79,7 @@ const (
 	sqlTakeSignIn   = `DELETE FROM sign_ins WHERE state_hash = ? RETURNING sealed, expires_ms`
 )
 
-// put keeps a value under the hash of a new random secret, which it returns.
+// putFlow keeps a value under the hash of a new random secret, which it returns.
 func (s *Service) putFlow(ctx context.Context, purpose string, v any, life time.Duration) (secret string, err error) {
 	secret = oauth2.GenerateVerifier() // 256 random bits
 	raw, err := json.Marshal(v)

@@ -190,9 +190,19 @@ func (a *API) changeReseller(r *http.Request) (int, any, error) {
 	return http.StatusOK, Reseller(changed), err
 }
 
-// removeReseller removes the keys last: they reach nothing once he is gone.
+// removeReseller removes the keys last: they reach nothing once he is gone. Whoever has his name later must not find
+// providers under it.
 func (a *API) removeReseller(r *http.Request) (int, any, error) {
 	name := r.PathValue("reseller")
+	providers, err := a.Tenants.Providers(r.Context())
+	if err != nil {
+		return 0, nil, err
+	}
+	for _, p := range providers {
+		if p.Reseller == name {
+			return 0, nil, fmt.Errorf("reseller %q is %w by the provider %q: remove it, or give it to another reseller, first", name, tenant.ErrInUse, p.Name)
+		}
+	}
 	if err := a.Tenants.RemoveReseller(r.Context(), name); err != nil {
 		return 0, nil, err
 	}

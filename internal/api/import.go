@@ -76,10 +76,10 @@ func (a *API) importUsers(r *http.Request) (int, any, error) {
 	q := r.URL.Query()
 	im := &importer{a: a, r: r, byName: map[string]int64{}, byID: map[int64]bool{}, hosts: map[string][]int64{}, seen: map[[2]string]seenUser{}}
 	var err error
-	if im.report.DryRun, err = flag(q.Get("dry_run"), "dry_run"); err != nil {
+	if im.report.DryRun, err = yes(q.Get("dry_run"), "dry_run"); err != nil {
 		return 0, nil, err
 	}
-	if im.create, err = flag(q.Get("create_contexts"), "create_contexts"); err != nil {
+	if im.create, err = yes(q.Get("create_contexts"), "create_contexts"); err != nil {
 		return 0, nil, err
 	}
 	if err := im.look(); err != nil {
@@ -115,8 +115,8 @@ func (a *API) importUsers(r *http.Request) (int, any, error) {
 	return http.StatusOK, im.report, nil
 }
 
-// flag reads a parameter that is yes or no.
-func flag(s, name string) (bool, error) {
+// yes reads a parameter that is yes or no.
+func yes(s, name string) (bool, error) {
 	switch s {
 	case "", "0", "false":
 		return false, nil

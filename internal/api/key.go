@@ -34,11 +34,10 @@ func (a *API) keyView(k account.AdminKey) Key {
 		ID: k.ID, Role: k.Role, Note: k.Note, Created: stamp(k.Created), Expires: stamp(k.Expires),
 		Expired: !k.Expires.After(a.Now()), LastUsed: stamp(k.LastUsed),
 	}
-	switch k.Role {
-	case RoleReseller:
+	if k.Role == RoleReseller {
 		v.Reseller = k.Subject
-	case RoleBrand:
-		v.Provider = k.Subject
+	} else {
+		v.Provider = k.Subject // "" for the operator
 	}
 	return v
 }

@@ -184,10 +184,11 @@ func (a *API) perform(o *operation, prefix string, who func(*http.Request) (Acto
 		}
 		done := &act{actor: actor, context: contextIn(r)}
 		done.subject = cmp.Or(r.PathValue("user"), strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, prefix), "/"))
-		r = r.WithContext(context.WithValue(r.Context(), actKey{}, done))
+		ctx := context.WithValue(r.Context(), actKey{}, done)
+		r = r.WithContext(ctx)
 		status, body, err := a.ask(o, actor, r)
 		if err != nil {
-			err = a.problemOf(r.Context(), err)
+			err = a.problemOf(ctx, err)
 		}
 		if o.method != http.MethodGet || o.secret {
 			a.record(r, o, done, err)

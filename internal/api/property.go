@@ -127,7 +127,7 @@ func maySubject(actor Actor, seen reach, s tenant.Subject) error {
 	if actor.Role == RoleOperator {
 		return nil
 	}
-	may := false
+	var may bool
 	switch s.Scope {
 	case cascade.Reseller:
 		may = actor.Role == RoleReseller && s.Name == actor.Subject

@@ -5,13 +5,11 @@ import (
 	"encoding/hex"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/apns"
-	"github.com/posthorn-mail/posthorn/internal/tenant/cascade"
 )
 
 // UserID names a user as both systems do.
@@ -486,65 +484,4 @@ func (r *rows) readLogins(table string, columns []string, cells []cell) error {
 	}
 	r.given[UserID{uint32(c), uint32(u)}] = login{name: strings.Clone(name), server: r.word(row.text("mailhost"))} //nolint:gosec // in range
 	return nil
-}
-
-// taxonomy is the attribute whose value is the tags of a context, and asProperty begins those that are properties.
-const (
-	taxonomy   = "taxonomy/types"
-	asProperty = "config/"
-)
-
-func (r *rows) contextAttribute(row record) string {
-	c := row.int("cid")
-	if !inRange(c) {
-		return noUser
-	}
-	name, value := row.text("name"), row.text("value")
-	if name == taxonomy {
-		tags, why := cleanTags(value)
-		if why != "" {
-			return why
-		}
-		r.tags[uint32(c)] = tags //nolint:gosec // in range
-		return ""
-	}
-	return r.value("context", strconv.FormatInt(c, 10), name, value)
-}
-
-func (r *rows) userAttribute(row record) string {
-	u, ok := row.user("id")
-	if !ok {
-		return noUser
-	}
-	return r.value("user", u.String(), row.text("name"), row.text("value"))
-}
-
-func (r *rows) value(scope, subject, name, value string) string {
-	key, ok := strings.CutPrefix(name, asProperty)
-	if !ok {
-		return "it is no property"
-	}
-	p, text, why := property1(key, value)
-	if why != "" {
-		return why
-	}
-	r.values = append(r.values, Value{Scope: scope, Subject: subject, Name: p, Value: text})
-	return ""
-}
-
-// cleanTags reads the tags of a context, which are parted by commas.
-func cleanTags(value string) (tags []string, why string) {
-	for part := range strings.SplitSeq(value, ",") {
-		if part = strings.TrimSpace(part); part == "" {
-			continue
-		}
-		tag, err := cascade.CheckTag(part)
-		if err != nil {
-			return nil, err.Error()
-		}
-		if !slices.Contains(tags, tag) {
-			tags = append(tags, tag)
-		}
-	}
-	return tags, ""
 }

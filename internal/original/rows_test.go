@@ -12,8 +12,8 @@ func planOf(t *testing.T, logins string, dumps ...string) (*Plan, []string) {
 	t.Helper()
 	r, err := Open(t.TempDir(), Options{Now: today, IMAPHost: "imap.example.org"})
 	must(t, err)
-	for i := 0; i < len(dumps); i += 2 {
-		must(t, r.Dump(dumps[i], strings.NewReader(dumps[i+1])))
+	for dump := range slices.Chunk(dumps, 2) {
+		must(t, r.Dump(dump[0], strings.NewReader(dump[1])))
 	}
 	must(t, r.Logins("logins.csv", strings.NewReader(logins)))
 	p, err := r.Plan()

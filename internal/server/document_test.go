@@ -252,8 +252,10 @@ func TestDocument(t *testing.T) {
 	})
 	d.ask(request{op: "removePushRegistration", query: url.Values{"user": {"1"}, "context": {"1"}, "client": {"posthorn-app"}}}, key)
 
-	d.ask(request{op: "importUsers", in: "context,login,mailhost\n1,many@rig.test,dove\nnew,more@rig.test,dove\n9,x@rig.test,dove\n", media: "text/csv",
-		query: url.Values{"create_contexts": {"1"}}}, key)
+	d.ask(request{
+		op: "importUsers", in: "context,login,mailhost\n1,many@rig.test,dove\nnew,more@rig.test,dove\n9,x@rig.test,dove\n", media: "text/csv",
+		query: url.Values{"create_contexts": {"1"}},
+	}, key)
 	d.ask(request{op: "importUsers", in: `{"user":"9@1","login":"x@rig.test","mailhost":"dove"}`, media: "application/x-ndjson", query: url.Values{"dry_run": {"1"}}}, key)
 	d.ask(request{op: "listPropertyTypes"}, key)
 	d.ask(request{op: "setProperty", in: api.PropertyValue{Scope: "context", Subject: "1", Property: "push.privacy", Value: "sender"}}, key)

@@ -175,8 +175,11 @@ func cascades(t *testing.T, w *world) {
 	_, err = s.ChangeContextSet(ctx, "gold", func(c *tenant.ContextSet) error { c.Priority = 1; return nil })
 	must(t, err)
 	subjects := []tenant.Subject{
-		{Scope: cascade.Server}, {Scope: cascade.ContextSet, Name: "gold"}, {Scope: cascade.Reseller, Name: "north"},
-		{Scope: cascade.Context, Name: strconv.FormatInt(c.ID, 10)}, {Scope: cascade.User, Name: "1@1"},
+		{Scope: cascade.Server},
+		{Scope: cascade.ContextSet, Name: "gold"},
+		{Scope: cascade.Reseller, Name: "north"},
+		{Scope: cascade.Context, Name: strconv.FormatInt(c.ID, 10)},
+		{Scope: cascade.User, Name: "1@1"},
 	}
 	for _, of := range subjects {
 		must(t, s.SetProperty(ctx, of, "push.max_subscriptions", "100", "cli"))

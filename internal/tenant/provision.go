@@ -67,7 +67,7 @@ func (s *Store) ImportUsers(ctx context.Context, batch []User, dryRun bool) ([]I
 
 func (s *Store) importUser(ctx context.Context, tx *db.Tx, u User) (Imported, error) {
 	if err := CheckLogin(u.Login); err != nil {
-		return Imported{Err: err}, nil
+		return Imported{Err: err}, nil //nolint:nilerr // it is what became of this one
 	}
 	var there User
 	err := tx.QueryRow(ctx, sqlUserAt, loginKey(u.Login), u.MailHost).Scan(&there.ID.Context, &there.ID.ID, &there.Login, &there.MailHost)

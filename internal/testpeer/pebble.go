@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -166,7 +165,10 @@ func newPeer(tb testing.TB, dir string, command ...string) *peer {
 
 func (p *peer) logs() string {
 	raw, err := os.ReadFile(p.guard.log())
-	return strings.TrimSpace(string(raw) + fmt.Sprint(errors.Join(err)))
+	if err != nil {
+		return err.Error()
+	}
+	return strings.TrimSpace(string(raw))
 }
 
 // wait returns when somebody listens at an address.
