@@ -30,7 +30,7 @@ func TestManualPages(t *testing.T) {
 		if !cmd.IsAvailableCommand() && cmd != root || cmd.Name() == "help" {
 			return
 		}
-		page, err := os.ReadFile(filepath.Join(dir, strings.ReplaceAll(cmd.CommandPath(), " ", "-")+".1"))
+		page, err := os.ReadFile(filepath.Join(dir, strings.ReplaceAll(cmd.CommandPath(), " ", "-")+".1")) //nolint:gosec // the test's own
 		if err != nil || !strings.Contains(string(page), ".SH SYNOPSIS") {
 			t.Errorf("%s has no page: %v", cmd.CommandPath(), err)
 		}

@@ -76,6 +76,7 @@ func (a *API) publish(mux *http.ServeMux, path string, get func(*http.Request) (
 	mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Access-Control-Allow-Origin", "*")
+		h.Set("Cross-Origin-Resource-Policy", "cross-origin") // a logo is shown by pages of others
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
 			h.Set("Allow", "GET, HEAD")
 			problem.Write(w, problem.New(http.StatusMethodNotAllowed, "method_not_allowed", "this takes GET, HEAD"))

@@ -177,22 +177,15 @@ func (im *importer) fail(line int, bad *tenant.InvalidError) {
 func (im *importer) add(line userLine, number int) error {
 	im.report.Lines++
 	u := tenant.User{Login: line.login, MailHost: line.mailhost, ID: tenant.UserID{ID: line.id}}
-	limit, ok := im.hosts[u.MailHost]
-	if !ok {
-		im.fail(number, &tenant.InvalidError{Field: "mailhost", Problem: fmt.Sprintf("there is no mail host %q: add it first", u.MailHost)})
-		return nil
-	}
 	var err error
-	u.ID.Context, err = im.context(line)
+	if u.ID.Context, err = im.context(line); err == nil {
+		err = im.hostFor(u)
+	}
 	if bad, ok := errors.AsType[*tenant.InvalidError](err); ok {
 		im.fail(number, bad)
 		return nil
 	} else if err != nil {
 		return err
-	}
-	if len(limit) > 0 && !slices.Contains(limit, u.ID.Context) {
-		im.fail(number, &tenant.InvalidError{Field: "mailhost", Problem: fmt.Sprintf("there is no mail host %q for this context: ask the operator", u.MailHost)})
-		return nil
 	}
 	if im.report.DryRun {
 		key := [2]string{tenant.LoginKey(u.Login), u.MailHost}
@@ -212,6 +205,18 @@ func (im *importer) add(line userLine, number int) error {
 		return im.flush()
 	}
 	return nil
+}
+
+// hostFor refuses a user's mail host in the words of mayAdd.
+func (im *importer) hostFor(u tenant.User) error {
+	limit, ok := im.hosts[u.MailHost]
+	switch {
+	case ok && (len(limit) == 0 || slices.Contains(limit, u.ID.Context)):
+		return nil
+	case actorOf(im.r).Role == RoleOperator:
+		return &tenant.InvalidError{Field: "mailhost", Problem: fmt.Sprintf("there is no mail host %q: add it first", u.MailHost)}
+	}
+	return &tenant.InvalidError{Field: "mailhost", Problem: fmt.Sprintf("there is no mail host %q for this context: ask the operator", u.MailHost)}
 }
 
 // context finds a line's context, or makes it; 0 is one that a dry run would make.

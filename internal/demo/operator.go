@@ -81,7 +81,7 @@ func Phone(ctx context.Context, cfg PhoneConfig) (err error) {
 	for n := 0; cfg.Count == 0 || n < cfg.Count; n++ {
 		d, err := service.Next(ctx)
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // that is how it ends
+			return nil // that is how it ends
 		}
 		if err != nil {
 			return fmt.Errorf("wait for a push: %w", err)

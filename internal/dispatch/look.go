@@ -189,8 +189,10 @@ func (s state) seen(l event.Look, ms int64) (next state, news []event.Event, cha
 	}
 	before := f
 	switch {
-	case at < 0: // whatever is there was there before we looked
-		f.window = window{High: max(last, 1) - 1, Seen: ^uint64(0)}
+	case at < 0:
+		// Whatever is there was there before we looked. But of what came a moment ago the report may still be under way,
+		// and a report is of news: nothing is marked as told.
+		f.window = window{High: max(last, 1) - 1}
 	default:
 		for _, ev := range l.New {
 			if w := f.window; w.add(ev.UID) {

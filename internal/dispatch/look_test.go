@@ -111,6 +111,21 @@ func TestCatchUp(t *testing.T) {
 	})
 }
 
+// TestReportUnderWay: a mail that came while a user was looked at for the first time is in the look, and its report
+// comes after it. It is told once.
+func TestReportUnderWay(t *testing.T) {
+	onEachEngine(t, func(t *testing.T, r *rig) {
+		r.subscribe(1, "app", "phone", "mail:new")
+		r.catchUp(look(7, 101, 3), Unchanged)
+		r.expect(t, mail(1, 7, 100), Queued)
+		r.expect(t, mail(1, 7, 100), Duplicate)
+		r.catchUp(look(7, 101, 3), Unchanged)
+		if in, _ := r.slot(); in.UID != 100 {
+			t.Errorf("the slot holds %d", in.UID)
+		}
+	})
+}
+
 // TestCatchUpForEach: each device is told of the newest message that it wants to hear of.
 func TestCatchUpForEach(t *testing.T) {
 	onEachEngine(t, func(t *testing.T, r *rig) {

@@ -210,7 +210,9 @@ func (s *Service) Missed() {
 // them in time, and waits for what is under way. It is called once.
 func (s *Service) Run(ctx context.Context) error {
 	leave, err := s.join(ctx)
-	if err != nil {
+	if err != nil && ctx.Err() != nil {
+		return nil // told to stop before it began
+	} else if err != nil {
 		return err
 	}
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))

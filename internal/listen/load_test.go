@@ -314,3 +314,14 @@ func TestBreakAndComeBack(t *testing.T) {
 		t.Errorf("%d writes, %v", n, err)
 	}
 }
+
+// Told to stop before it began, it ends well: that is how a server ends that is stopped at once.
+func TestStoppedBeforeItRuns(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, testpeer.SQLiteURL(t), tenant.MailHost{IMAPHost: "localhost", IMAPPort: 143}, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := f.Run(ctx); err != nil {
+		t.Error(err)
+	}
+}

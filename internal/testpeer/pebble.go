@@ -109,7 +109,6 @@ func buildPebble(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	const module = "github.com/letsencrypt/pebble/v2/cmd/"
-	//nolint:gosec // every word is a constant
 	cmd := exec.CommandContext(ctx, "go", "install", module+"pebble@"+pebbleVersion, module+"pebble-challtestsrv@"+pebbleVersion)
 	cmd.Env, cmd.Dir = append(os.Environ(), "GOBIN="+dir, "GOFLAGS="), os.TempDir()
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -126,7 +125,7 @@ func freePorts(ctx context.Context, n int) (all []string, err error) {
 		if err != nil {
 			return nil, err
 		}
-		defer l.Close() // not before all are found, so that they differ
+		defer l.Close() //nolint:errcheck // not before all are found, so that they differ
 		all = append(all, l.Addr().String())
 	}
 	return all, nil
