@@ -3,6 +3,7 @@ package onboard
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -186,45 +187,52 @@ func (e *providerExam) origin(ctx context.Context, origin string) []Check {
 	var r Report
 	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
-	var res *http.Response
-	var body []byte
-	reached := r.run(ctx, "reachable", func(ctx context.Context) (c Check) {
-		res, body, c = e.fetch(ctx, origin, PosthornPath)
+	var v visited
+	good := r.run(ctx, "reachable", func(ctx context.Context) (c Check) {
+		v, c = e.fetch(ctx, origin, PosthornPath)
 		return c
 	})
-	if !reached {
-		if c := &r.Checks[0]; res == nil && strings.HasPrefix(c.Detail, origin+": the certificate") {
+	if !good {
+		if c := &r.Checks[0]; !v.reached && strings.HasPrefix(c.Detail, origin+": the certificate") {
 			c.Name = "certificate"
 		}
 		return r.Checks
 	}
-	r.run(ctx, "certificate", func(context.Context) Check { return e.certificateOf(origin, res) })
-	r.run(ctx, "discovery", func(ctx context.Context) Check { return e.discovery(ctx, origin, res.StatusCode, body) })
+	r.run(ctx, "certificate", func(context.Context) Check { return e.certificateOf(origin, v.tls) })
+	r.run(ctx, "discovery", func(ctx context.Context) Check { return e.discovery(ctx, origin, v.status, v.body) })
 	return r.Checks
 }
 
+// visited is what came of asking an origin.
+type visited struct {
+	reached bool
+	status  int
+	tls     *tls.ConnectionState
+	body    []byte
+}
+
 // fetch gets a small document through the guard. It follows nothing: a phone is to be given the last address.
-func (e *providerExam) fetch(ctx context.Context, origin, path string) (*http.Response, []byte, Check) {
+func (e *providerExam) fetch(ctx context.Context, origin, path string) (visited, Check) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, origin+path, nil)
 	if err != nil {
-		return nil, nil, failed("give scheme and host, as https://push.blue.example", "%s is no URL", origin)
+		return visited{}, failed("give scheme and host, as https://push.blue.example", "%s is no URL", origin)
 	}
 	req.Close = true // the next examination shows the certificate of its day
 	start := time.Now()
 	res, err := e.Guard.Client().Do(req)
 	if err != nil {
 		fault, detail := faultOf(err, e.Now())
-		return nil, nil, failed(whatToDo(fault), "%s: %s", origin, detail)
+		return visited{}, failed(whatToDo(fault), "%s: %s", origin, detail)
 	}
 	defer res.Body.Close()
-	body, err := io.ReadAll(res.Body)
-	if err != nil {
-		return res, nil, failed("look at the web server's log", "%s: the answer ends early", origin)
+	v := visited{reached: true, status: res.StatusCode, tls: res.TLS}
+	if v.body, err = io.ReadAll(res.Body); err != nil {
+		return v, failed("look at the web server's log", "%s: the answer ends early", origin)
 	}
 	if l := res.Header.Get("Location"); res.StatusCode/100 == 3 && l != "" {
-		return res, body, failed("give the last address as the base URL, or have this one answer itself", "%s: leads to %s", origin, clip(l))
+		return v, failed("give the last address as the base URL, or have this one answer itself", "%s: leads to %s", origin, clip(l))
 	}
-	return res, body, ok("%s answers in %s", origin, in(time.Since(start)))
+	return v, ok("%s answers in %s", origin, in(time.Since(start)))
 }
 
 // whatToDo is the advice for a fault of the way to a base URL.
@@ -246,16 +254,17 @@ func whatToDo(f Fault) string {
 		return "have the web server speak TLS 1.2 or 1.3 at this port"
 	case FaultInternal:
 		return "give an address that the internet reaches; only the operator may name internal ones, in outbound.allow"
+	default:
 	}
 	return "look at the web server's log"
 }
 
 // certificateOf warns of a certificate that ends soon. That it is trusted, and for this name, the connection has shown.
-func (e *providerExam) certificateOf(origin string, res *http.Response) Check {
-	if res.TLS == nil || len(res.TLS.PeerCertificates) == 0 {
+func (e *providerExam) certificateOf(origin string, state *tls.ConnectionState) Check {
+	if state == nil || len(state.PeerCertificates) == 0 {
 		return warning("phones reach it over https only: put TLS in front of it", "%s: no TLS", origin)
 	}
-	leaf := res.TLS.PeerCertificates[0]
+	leaf := state.PeerCertificates[0]
 	ends := day(leaf.NotAfter)
 	if left := leaf.NotAfter.Sub(e.Now()); left < certificateSoon {
 		return warning("renew it, or see why it does not renew itself", "%s: trusted, but it ends on %s, in %d days", origin, ends, int(left.Hours()/24))

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -63,8 +64,11 @@ func (o *office) examine(req ProviderRequest) map[string][]Check {
 		}
 		allow = append(allow, o.url(name))
 	}
-	guard, err := outbound.New(outbound.Config{Allow: allow, Resolver: func(ctx context.Context, host string) ([]netip.Addr, error) {
-		return o.d.Resolver.LookupNetIP(ctx, "ip4", host+".")
+	guard, err := outbound.New(outbound.Config{Allow: allow, Resolver: func(_ context.Context, host string) ([]netip.Addr, error) {
+		if !o.names[host] {
+			return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
+		}
+		return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil
 	}})
 	if err != nil {
 		o.t.Fatal(err)

@@ -64,7 +64,7 @@ func (e *providerExam) account(ctx context.Context, a TestAccount) Check {
 // identityProvider looks at what an OpenID provider says of itself (OpenID Connect Discovery 1.0 section 4).
 func (e *providerExam) identityProvider(ctx context.Context) Check {
 	issuer := e.p.OIDC.Issuer
-	res, body, c := e.fetch(ctx, strings.TrimSuffix(issuer, "/"), oidcPath)
+	v, c := e.fetch(ctx, strings.TrimSuffix(issuer, "/"), oidcPath)
 	if c.State != OK {
 		return c
 	}
@@ -77,8 +77,8 @@ func (e *providerExam) identityProvider(ctx context.Context) Check {
 		Challenge []string `json:"code_challenge_methods_supported"`
 		Grants    []string `json:"grant_types_supported"`
 	}
-	if err := json.Unmarshal(body, &doc); res.StatusCode != http.StatusOK || err != nil {
-		return failed("compare the issuer with the identity provider's; its discovery document is at ISSUER"+oidcPath, "%s: no discovery document (HTTP %d)", issuer, res.StatusCode)
+	if err := json.Unmarshal(v.body, &doc); v.status != http.StatusOK || err != nil {
+		return failed("compare the issuer with the identity provider's; its discovery document is at ISSUER"+oidcPath, "%s: no discovery document (HTTP %d)", issuer, v.status)
 	}
 	for _, endpoint := range []string{doc.Authorize, doc.Token, doc.Keys} {
 		if u, err := url.Parse(endpoint); err != nil || u.Scheme != "https" && e.Guard.CheckURL(endpoint) != nil {
@@ -94,8 +94,8 @@ func (e *providerExam) identityProvider(ctx context.Context) Check {
 		return failed("switch PKCE with S256 on (RFC 7636)", "%s: does not offer PKCE with S256", issuer)
 	case len(doc.Grants) > 0 && !slices.Contains(doc.Grants, "refresh_token"):
 		return warning("switch refresh tokens on for the client: listeners sign in with them while the user is not there", "%s: offers no refresh tokens", issuer)
-	case res.TLS != nil && res.TLS.PeerCertificates[0].NotAfter.Sub(e.Now()) < certificateSoon:
-		return warning("have its certificate renewed", "%s: well, but its certificate ends on %s", issuer, res.TLS.PeerCertificates[0].NotAfter.UTC().Format(time.DateOnly))
+	case v.tls != nil && v.tls.PeerCertificates[0].NotAfter.Sub(e.Now()) < certificateSoon:
+		return warning("have its certificate renewed", "%s: well, but its certificate ends on %s", issuer, v.tls.PeerCertificates[0].NotAfter.UTC().Format(time.DateOnly))
 	}
 	return ok("%s: code flow with PKCE", issuer)
 }

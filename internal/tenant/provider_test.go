@@ -1,7 +1,6 @@
 package tenant_test
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -37,6 +36,7 @@ func p8(t *testing.T) tenant.Secret {
 	return tenant.Secret(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
 
+//nolint:gosec // G101: no credential
 const googleAccount = `{"type": "service_account", "project_id": "blue-mail", "client_email": "push@blue-mail.iam.gserviceaccount.com",
 	"private_key": "-----BEGIN…", "token_uri": "https://oauth2.googleapis.com/token"}`
 
@@ -143,8 +143,10 @@ func TestProviders(t *testing.T) {
 		if err := s.RemoveProvider(ctx, "blue"); err != nil {
 			t.Error(err)
 		}
-		for _, err := range []error{s.RemoveProvider(ctx, "blue"), second2(s.Provider(ctx, "blue")), second2(s.ProviderLogo(ctx, "red")),
-			second2(s.ChangeProvider(ctx, "blue", true, func(*tenant.Provider) error { return nil }))} {
+		for _, err := range []error{
+			s.RemoveProvider(ctx, "blue"), second2(s.Provider(ctx, "blue")), second2(s.ProviderLogo(ctx, "red")),
+			second2(s.ChangeProvider(ctx, "blue", true, func(*tenant.Provider) error { return nil })),
+		} {
 			if !errors.Is(err, tenant.ErrNotFound) {
 				t.Errorf("removed: %v", err)
 			}
@@ -400,9 +402,9 @@ func TestProviderSecretsStayInside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer d.Close()
+	defer d.Close() //nolint:errcheck // only read from
 	var document, secrets string
-	if err := d.QueryRow(context.Background(), "SELECT document, secrets FROM providers").Scan(&document, &secrets); err != nil { //nolint:usetesting // the last word
+	if err := d.QueryRow(t.Context(), "SELECT document, secrets FROM providers").Scan(&document, &secrets); err != nil {
 		t.Fatal(err)
 	}
 	all := fmt.Sprintf("%v %+v %#v %s %s %s", p, p, p, shown, document, secrets)
@@ -437,7 +439,7 @@ func BenchmarkProviderByHost(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer d.Close()
+	defer d.Close() //nolint:errcheck // of a benchmark
 	s, err := tenant.New(d, keys, installation, clock)
 	if err != nil {
 		b.Fatal(err)

@@ -33,7 +33,7 @@ const (
 	// maxKey bounds a key or certificate, in bytes. Apple's and Google's have 3 KB at most.
 	maxKey = 16 << 10
 	// googleTokens is the one token endpoint that Google puts into service accounts.
-	googleTokens = "https://oauth2.googleapis.com/token"
+	googleTokens = "https://oauth2.googleapis.com/token" //nolint:gosec // G101: no credential
 )
 
 // normalise brings what can be written in several ways into one form.
@@ -192,8 +192,7 @@ func (p *Provider) check(before Provider) error {
 // checkLook checks the colours, and cleans a logo that is new.
 func (p *Provider) checkLook(before Provider) error {
 	if _, err := p.Palette(); err != nil {
-		var wrong *brand.ColourError
-		if errors.As(err, &wrong) {
+		if wrong, ok := errors.AsType[*brand.ColourError](err); ok {
 			return &InvalidError{wrong.Field, wrong.Problem}
 		}
 		return err
@@ -373,7 +372,7 @@ func (p *Provider) checkVAPID() error {
 	if raw == "" {
 		return nil
 	}
-	host := ""
+	var host string
 	if mail, ok := strings.CutPrefix(raw, "mailto:"); ok {
 		at := strings.LastIndex(mail, "@")
 		if at < 1 || strings.ContainsAny(mail, " <>?,") {

@@ -83,6 +83,7 @@ func TestSVGIsRefused(t *testing.T) {
 		{svg(`<g xml:base="https://evil.example/"/>`), "refers to something else"},
 		{svg(`<rect fill="url(https://evil.example/)"/>`), "neither number, colour nor shape"},
 		{svg(`<rect fill="url(evil.svg#a)"/>`), "refers to something else (fill"},
+		{svg(`<rect fill="url(evil)"/>`), "refers to something else"},
 		{svg(`<rect fill="url('#a"/>`), "cannot be read"},
 		{svg(`<rect fill="expression(1)"/>`), "has the function"},
 		{svg(`<rect fill="u\72l(x)"/>`), "neither number"},

@@ -10,9 +10,10 @@ import (
 )
 
 const (
-	// TextContrast is the least contrast of text and what it stands on (WCAG 2.2, 1.4.3), PartContrast that of what
-	// marks a control (1.4.11).
-	TextContrast, PartContrast = 4.5, 3.0
+	// TextContrast is the least contrast of text and what it stands on (WCAG 2.2, 1.4.3).
+	TextContrast = 4.5
+	// PartContrast is that of what marks a control (1.4.11).
+	PartContrast = 3.0
 	// apart is how far the brand's colour must be from a page, twice what the eye just sees.
 	apart = 0.04
 )

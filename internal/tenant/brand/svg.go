@@ -88,7 +88,7 @@ func cleanSVG(body []byte) ([]byte, error) {
 		}
 		switch token := token.(type) {
 		case xml.Directive:
-			return nil, errors.New("has a DOCTYPE or entities: save it again as plain SVG, or remove the lines that begin with <!")
+			return nil, errors.New("has a DOCTYPE or entities: save it again as plain SVG, or remove all that begins with <! but is no comment")
 		case xml.ProcInst:
 			if token.Target != "xml" {
 				return nil, errors.New("refers to another file: remove the lines that begin with <?, but for the first")
