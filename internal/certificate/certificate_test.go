@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -79,33 +80,36 @@ func TestFilesChange(t *testing.T) {
 		must(t, err)
 		var logged strings.Builder
 		f := certificate.NewFiles(p, slog.New(slog.NewTextHandler(&logged, nil)), time.Now)
-		asked, broken := 0, true
+		var asked atomic.Int32
+		var whole atomic.Pointer[[]byte] // the key, once there is one that fits
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() {
 			done <- f.Run(ctx, func(context.Context) error {
-				if asked++; broken {
+				asked.Add(1)
+				key := whole.Load()
+				if key == nil {
 					return errors.New("half written")
 				}
-				p, err := certificate.Read(file, key, time.Now())
+				p, err := certificate.Read(file, *key, time.Now())
 				if err == nil && !f.Replace(p) {
 					t.Error("replaced by itself")
 				}
 				return err
 			})
 		}()
-		at := func(d time.Duration, want int) {
+		at := func(d time.Duration, want int32) {
 			t.Helper()
 			<-time.After(d)
 			synctest.Wait()
-			if asked != want {
-				t.Errorf("asked %d times, want %d", asked, want)
+			if got := asked.Load(); got != want {
+				t.Errorf("asked %d times, want %d", got, want)
 			}
 		}
 		at(61*time.Second, 0)
 		key = pair(t, file, "two.example.org", time.Now().Add(20*24*time.Hour))
 		at(time.Minute, 1)
-		broken = false
+		whole.Store(&key)
 		at(time.Minute, 2)
 		at(10*time.Minute, 2)
 		c, err := f.TLSConfig().GetCertificate(&tls.ClientHelloInfo{})

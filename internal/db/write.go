@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -244,6 +245,10 @@ func (d *DB) tryPostgres(ctx context.Context, fn func(context.Context, *Tx) erro
 	detach := context.AfterFunc(ctx, end)
 	defer detach()
 	tx, err := d.reads.BeginTx(own, nil)
+	// Callers who gave up leave broken connections behind, more at times than database/sql tries in turn.
+	for try := 1; errors.Is(err, driver.ErrBadConn) && own.Err() == nil && try < maxPostgresTries; try++ {
+		tx, err = d.reads.BeginTx(own, nil)
+	}
 	if err != nil {
 		return fmt.Errorf("begin: %w", cmp.Or(context.Cause(ctx), err))
 	}

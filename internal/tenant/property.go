@@ -142,6 +142,11 @@ func (s *Store) SetProperty(ctx context.Context, sub Subject, name, value, by st
 		row.value = s.keys.Seal(row.owner(), []byte(value))
 	}
 	return s.changeOf(ctx, sub, func(ctx context.Context, tx *db.Tx) error {
+		if d.Name == cascade.Provider.Name() && value != "" {
+			if err := mustHave(ctx, tx, sqlHasProvider, value, "value", `there is no provider %q: "posthorn provider list" shows those that there are`); err != nil {
+				return err
+			}
+		}
 		_, err := tx.Exec(ctx, sqlSetProperty, sub.Scope.String(), sub.Name, row.property, row.value, by, db.Millis(s.now()))
 		return err
 	})

@@ -168,6 +168,7 @@ func TestRefusals(t *testing.T) {
 			{ofServer, "push.max_subscriptions", "101", "value", "at most 100"},
 			{ofServer, "sessions.lifetime", "90", "value", "90d"},
 			{ofOne, "app.clients", "x*", "scope", "set it at server"},
+			{ofOne, "provider", "blu", "value", "there is no provider"},
 			{ofAnn, "provider", "north", "scope", "set it at server, contextset, reseller or context"},
 			{tenant.Subject{Scope: cascade.Default}, privacyName, "none", "scope", "server"},
 			{tenant.Subject{Scope: cascade.Context, Name: "one"}, privacyName, "none", "subject", "number"},
@@ -403,4 +404,35 @@ func BenchmarkView(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// TestLimitOfUsers: a context takes as many users as it may have, one by one or many at once, and no more.
+func TestLimitOfUsers(t *testing.T) {
+	t.Parallel()
+	testpeer.EachDatabase(t, func(t *testing.T, url string) {
+		s := newStore(t, url, installation)
+		ctx := t.Context()
+		addContext(t, s, tenant.Context{})
+		host := tenant.MailHost{Name: "dove", IMAPHost: "localhost", IMAPPort: 143, Security: tenant.SecurityNone}
+		if err := s.AddMailHost(ctx, host, ""); err != nil {
+			t.Fatal(err)
+		}
+		user := func(login string) tenant.User {
+			return tenant.User{ID: tenant.UserID{Context: 1}, Login: login, MailHost: "dove"}
+		}
+		set(t, s, ofOne, "contexts.max_users", "2")
+		if _, err := s.AddUser(ctx, user("ann")); err != nil {
+			t.Fatal(err)
+		}
+		done, err := s.ImportUsers(ctx, []tenant.User{user("ben"), user("ann"), user("cid")}, false)
+		if err != nil || !done[0].Added || done[1].Err != nil || done[2].Added || done[2].Err == nil {
+			t.Errorf("%+v, %v", done, err)
+		}
+		_, err = s.AddUser(ctx, user("cid"))
+		wantField(t, err, "user")
+		unset(t, s, ofOne, "contexts.max_users")
+		if _, err := s.AddUser(ctx, user("cid")); err != nil {
+			t.Error(err)
+		}
+	})
 }

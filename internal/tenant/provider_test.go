@@ -331,13 +331,18 @@ func TestProviderOf(t *testing.T) {
 		}
 	}
 	of(one, "")
-	set(tenant.Subject{Scope: cascade.Context, Name: fmt.Sprint(one.ID)}, "blue")
-	of(one, "") // there is none of that name
+	for _, file := range []cascade.Files{{Server: []cascade.Setting{{Name: "provider", Value: "ghost", Origin: "file"}}}, {}} {
+		if err := s.SetFiles(file); err != nil {
+			t.Fatal(err)
+		}
+		of(one, "") // there is none of that name
+	}
 	for _, name := range []string{"blue", "red"} {
 		if _, err := s.AddProvider(ctx, tenant.Provider{Name: name, Colour: "#1c6ea4"}, true); err != nil {
 			t.Fatal(err)
 		}
 	}
+	set(tenant.Subject{Scope: cascade.Context, Name: fmt.Sprint(one.ID)}, "blue")
 	of(one, "blue")
 	of(two, "")
 	set(tenant.Subject{Scope: cascade.Server}, "red")

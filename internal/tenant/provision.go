@@ -83,6 +83,12 @@ func (s *Store) importUser(ctx context.Context, tx *db.Tx, u User) (Imported, er
 	case u.ID.Context == 0:
 		return Imported{Added: true}, nil
 	}
+	if err := s.room(ctx, tx, u.ID.Context); err != nil {
+		if _, full := errors.AsType[*InvalidError](err); full {
+			return Imported{Err: err}, nil
+		}
+		return Imported{}, err
+	}
 	if err := takeID(ctx, tx, "user/"+strconv.FormatInt(u.ID.Context, 10), &u.ID.ID); err != nil {
 		return Imported{}, err
 	}

@@ -29,6 +29,7 @@ const (
 	sqlUsersByLogin = `SELECT context_id, id, login, mailhost FROM users WHERE login_key = ? ORDER BY mailhost`
 	sqlRemoveUser   = `DELETE FROM users WHERE context_id = ? AND id = ? RETURNING login`
 	sqlHasContext   = `SELECT COUNT(*) FROM contexts WHERE id = ?`
+	sqlHasProvider  = `SELECT COUNT(*) FROM providers WHERE name = ?`
 	sqlHasMailHost  = `SELECT COUNT(*) FROM mailhosts WHERE name = ?`
 )
 
@@ -49,6 +50,9 @@ func (s *Store) AddUser(ctx context.Context, u User) (User, error) {
 		if err := mustHave(ctx, tx, sqlHasMailHost, u.MailHost, "mailhost", "there is no mail host %q: add it first"); err != nil {
 			return added, err
 		}
+		if err := s.room(ctx, tx, u.ID.Context); err != nil {
+			return added, err
+		}
 		if err := takeID(ctx, tx, "user/"+strconv.FormatInt(u.ID.Context, 10), &added.ID.ID); err != nil {
 			return added, err
 		}
@@ -59,6 +63,26 @@ func (s *Store) AddUser(ctx context.Context, u User) (User, error) {
 		return added, err
 	})
 	return added, err
+}
+
+// room refuses one more user where a context has as many as it may have.
+func (s *Store) room(ctx context.Context, tx *db.Tx, inContext int64) error {
+	v, err := s.ContextView(ctx, inContext) // from memory, as a rule
+	if err != nil {
+		return err
+	}
+	most := int64(cascade.MaxUsers.Of(v))
+	if most == 0 {
+		return nil
+	}
+	var n int64
+	if err := tx.QueryRow(ctx, sqlContextUsers, inContext).Scan(&n); err != nil {
+		return err
+	}
+	if n >= most {
+		return &InvalidError{"user", fmt.Sprintf("context %d has %d users, as many as it may have (contexts.max_users): remove some, or ask the operator", inContext, n)}
+	}
+	return nil
 }
 
 func mustHave(ctx context.Context, tx *db.Tx, query string, key any, field, problem string) error {

@@ -71,6 +71,13 @@ var (
 	})
 )
 
+// MaxUsers is the limit of a tenant.
+var MaxUsers = define[int](Definition{
+	Name: "contexts.max_users", Type: Int, Min: "0", Max: "4294967295", Default: "0",
+	Scopes: []Scope{Server, ContextSet, Reseller, Context}, Protected: true,
+	Doc: "How many users a context may have; 0 is no limit. With as many as that, none can be added. Those who are there stay.",
+})
+
 // The app and whose it is.
 var (
 	AppClients = define[[]string](Definition{
