@@ -75,6 +75,8 @@ func TestExplainUser(t *testing.T) {
 	if states := statesOf(e.Devices[0]); !strings.HasPrefix(states, "client=closed expiry=open") || e.Devices[0].Gates[1].Until == "" {
 		t.Errorf("%s %+v", states, e.Devices[0].Gates)
 	}
+	// His session's listener has registered by then: else it may do so after what comes now.
+	w.waitFor("bob's registration", func() bool { _, ok := d.Metadata(t, bob); return ok })
 	d.SetMetadata(t, bob, "user=17@4")
 	w.subscribe(theirs, p.transport, p.token, "foreign")
 	e = explain("2@1", "listener")
