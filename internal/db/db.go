@@ -39,6 +39,8 @@ type DB struct {
 	closing chan struct{} // closed by Close, the first time
 	close   func() error
 
+	writing chan struct{} // PostgreSQL only: holds an entry for each transaction
+
 	// SQLite only: the queue of the writer goroutine, its end, and the connection pool it owns.
 	writes  chan *write
 	stopped chan struct{}
@@ -111,14 +113,22 @@ func (d *DB) openSQLite(ctx context.Context, path string) error {
 	return nil
 }
 
+const (
+	// maxPostgres bounds our connections to PostgreSQL, maxPostgresWriters those that hold a transaction. Who writes may
+	// read beside his transaction, as caches do that are asked within one: if all connections were writers', none would
+	// ever get the second one.
+	maxPostgres, maxPostgresWriters = 16, 12
+)
+
 func (d *DB) openPostgres(ctx context.Context, url string) error {
 	d.postgres = true
 	var err error
 	if d.reads, err = sql.Open("pgx", url); err != nil {
 		return fmt.Errorf("open database: %w", err)
 	}
-	d.reads.SetMaxOpenConns(16)
-	d.reads.SetMaxIdleConns(16)
+	d.reads.SetMaxOpenConns(maxPostgres)
+	d.reads.SetMaxIdleConns(maxPostgres)
+	d.writing = make(chan struct{}, maxPostgresWriters)
 	d.reads.SetConnMaxLifetime(time.Hour)
 	if err := d.reads.PingContext(ctx); err != nil {
 		// pgx repeats the connection parameters but not the password in its errors.

@@ -225,6 +225,12 @@ func (d *DB) tryGroup(ctx context.Context, group []*write, way func(context.Cont
 }
 
 func (d *DB) writePostgres(ctx context.Context, fn func(context.Context, *Tx) error) error {
+	select {
+	case d.writing <- struct{}{}:
+		defer func() { <-d.writing }()
+	case <-ctx.Done():
+		return fmt.Errorf("begin: %w", context.Cause(ctx))
+	}
 	for try := 1; ; try++ {
 		err := d.tryPostgres(ctx, fn)
 		var pg *pgconn.PgError

@@ -474,3 +474,29 @@ func TestGather(t *testing.T) {
 		}
 	})
 }
+
+// TestReadsInsideWrites: however many write at once, each may read beside his transaction.
+func TestReadsInsideWrites(t *testing.T) {
+	t.Parallel()
+	testpeer.EachDatabase(t, func(t *testing.T, url string) {
+		d := open(t, url, Options{})
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		var wg sync.WaitGroup
+		for i := range 64 {
+			wg.Go(func() {
+				err := d.Write(ctx, func(ctx context.Context, tx *Tx) error {
+					var n int
+					if err := d.QueryRow(ctx, "SELECT COUNT(*) FROM t").Scan(&n); err != nil {
+						return err
+					}
+					return put(fmt.Sprintf("%03d", i), nil)(ctx, tx)
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+	})
+}
