@@ -74,7 +74,12 @@ func TestStrictFake(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			if n, limit := s.Streams(); n != 0 || (limit != 1000 && !netHTTP) {
+			n, limit := s.Streams()
+			for i := devices; limit == 1 && !netHTTP && i < devices+20; i++ { // a connection that was opened last has said nothing yet
+				s.Send(t.Context(), device(i), message(i))
+				n, limit = s.Streams()
+			}
+			if n != 0 || (limit != 1000 && !netHTTP) {
 				t.Errorf("%d of %d streams", n, limit)
 			}
 			for _, d := range f.Deliveries() {

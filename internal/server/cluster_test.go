@@ -79,11 +79,8 @@ func (c *cluster) certificate(name string, template, parent *x509.Certificate, s
 // texts of its configuration, in pairs.
 func (c *cluster) member(name, advertise string, extra ...string) *member {
 	c.tb.Helper()
-	l, err := new(net.ListenConfig).Listen(c.tb.Context(), "tcp", "127.0.0.1:0")
-	must(c.tb, err)
 	own := *c.world
-	m := &member{world: &own, name: name, route: l.Addr().String()}
-	must(c.tb, l.Close())
+	m := &member{world: &own, name: name, route: testpeer.FreeAddresses(c.tb, 1)[0]}
 	m.stateDir = filepath.Join(c.tb.TempDir(), "state")
 	text, err := os.ReadFile(c.config)
 	must(c.tb, err)

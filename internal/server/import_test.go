@@ -68,10 +68,7 @@ func TestImportEndToEnd(t *testing.T) {
 	apple.Register(gerds)
 
 	// Dovecot as it was: it reports to where the system before listened, and every mailbox is registered.
-	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // closed at once: the port is for the server
-	must(t, err)
-	at := listener.Addr().String()
-	must(t, listener.Close())
+	at := testpeer.FreeAddresses(t, 1)[0]
 	d := testpeer.StartDovecot(t, testpeer.DovecotConfig{
 		Users: map[string]string{anna: password, gerd: password}, Master: "posthorn", MasterPassword: master, UserFromMetadata: true,
 		NotifyURL: "http://open-xchange:s3cret%20of%20the%20push%20URL@" + at + "/preliminary/http-notify/v1/notify",

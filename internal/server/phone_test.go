@@ -15,7 +15,7 @@ import (
 func TestPhone(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, sqliteURL(t), "login")
-	at := freeAddresses(t, 2)
+	at := testpeer.FreeAddresses(t, 2)
 	w.edit(`outbound: {allow: [`, `outbound: {allow: ["http://`+at[0]+`", `)
 	w.start()
 	d := testpeer.StartDovecot(t, testpeer.DovecotConfig{Users: map[string]string{alice: secret1}, NotifyURL: w.notifyURL()})

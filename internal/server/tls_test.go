@@ -100,7 +100,7 @@ func fails(tb testing.TB, c *http.Client, url string) string {
 func TestCertificateFiles(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, sqliteURL(t), "login")
-	ports := freeAddresses(t, 1)
+	ports := testpeer.FreeAddresses(t, 1)
 	w.edit(`public: {`, `public: {redirect_listen: "`+ports[0]+`", tls: {certificate_file: tls.pem, key_file: tls.key}, `)
 	roots := w.certify(time.Now().Add(60 * 24 * time.Hour))
 	w.start()
@@ -172,19 +172,6 @@ func TestCertificateFiles(t *testing.T) {
 	}
 }
 
-// freeAddresses finds addresses of this machine that nobody listens at.
-func freeAddresses(tb testing.TB, n int) (all []string) {
-	tb.Helper()
-	var lc net.ListenConfig
-	for range n {
-		l, err := lc.Listen(tb.Context(), "tcp", "127.0.0.1:0")
-		must(tb, err)
-		defer l.Close() //nolint:errcheck // not before all are found, so that they differ
-		all = append(all, l.Addr().String())
-	}
-	return all
-}
-
 func portOf(tb testing.TB, address string) (port int) {
 	tb.Helper()
 	_, text, err := net.SplitHostPort(address)
@@ -202,7 +189,7 @@ func TestACME(t *testing.T) {
 		t.Run(challenge, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, sqliteURL(t), "login")
-			at := freeAddresses(t, 3)
+			at := testpeer.FreeAddresses(t, 3)
 			p := testpeer.StartPebble(t, portOf(t, at[map[string]int{"tls": 0, "http": 2}[challenge]]), portOf(t, at[1])) // the other one leads nowhere
 			redirect := ""
 			if challenge == "http" {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -53,10 +54,7 @@ func StartPebble(tb testing.TB, tlsPort, httpPort int) *Pebble {
 			tb.Errorf("pebble: %v", err)
 		}
 	})
-	ports, err := freePorts(tb.Context(), 4)
-	if err != nil {
-		tb.Fatalf("pebble: %v", err)
-	}
+	ports := FreeAddresses(tb, 4)
 	dns, api, management := ports[0], ports[1], ports[2]
 	names := newPeer(tb, filepath.Join(dir, "dns"), filepath.Join(pebble.dir, "pebble-challtestsrv"), "-dnsserver", dns, "-defaultIPv4", "127.0.0.1",
 		"-defaultIPv6", "", "-doh", "", "-http01", "", "-https01", "", "-tlsalpn01", "", "-management", ports[3])
@@ -117,18 +115,20 @@ func buildPebble(ctx context.Context) (string, error) {
 	return dir, os.WriteFile(filepath.Join(dir, "built"), nil, 0o600)
 }
 
-// freePorts finds addresses of this machine that nobody listens at.
-func freePorts(ctx context.Context, n int) (all []string, err error) {
-	var lc net.ListenConfig
-	for range n {
-		l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
+// FreeAddresses finds addresses of this machine that nobody listens at, for servers that are started a moment later,
+// or again: their ports are below Linux's range for outgoing connections, so that none of those takes one meanwhile.
+func FreeAddresses(tb testing.TB, n int) (all []string) {
+	tb.Helper()
+	for len(all) < n {
+		port, err := freePort("127.0.0.1")
 		if err != nil {
-			return nil, err
+			tb.Fatal(err)
 		}
-		defer l.Close() //nolint:errcheck // not before all are found, so that they differ
-		all = append(all, l.Addr().String())
+		if at := fmt.Sprintf("127.0.0.1:%d", port); !slices.Contains(all, at) {
+			all = append(all, at)
+		}
 	}
-	return all, nil
+	return all
 }
 
 // peer is a program under a guard.
