@@ -55,7 +55,7 @@ func (c *cli) exit(ctx context.Context, cmd *cobra.Command, err error) int {
 		_ = c.say("Usage: %s\nRun \"%s --help\" to see what it takes, with examples.", useLine(cmd), cmd.CommandPath())
 		return exitUsage
 	case errors.Is(err, api.ErrNoServer):
-		c.complain(err.Error() + `: start one with "posthorn serve", or name the state directory of a running one with --state-dir`)
+		c.complain(err.Error() + `: start it ("systemctl start posthorn" where the package is installed, else "posthorn serve"), or name the state directory of a running one with --state-dir`)
 		return exitNoServer
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		c.complain("interrupted")
