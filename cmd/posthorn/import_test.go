@@ -11,7 +11,7 @@ import (
 // TestImportHandsOver imports as root for a server that runs as another user.
 func TestImportHandsOver(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root can give files away")
+		t.Skip("SKIPPED: only root can give files away")
 	}
 	const user = 64911
 	dir := t.TempDir()

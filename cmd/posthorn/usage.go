@@ -9,6 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/posthorn-mail/posthorn/internal/config"
 )
 
 // usageError is a command line that cannot be right, whatever the server says.
@@ -120,31 +122,11 @@ func flagError(cmd *cobra.Command, err error) error {
 func nearest(word string, names []string) string {
 	best, limit := "", min(3, len(word))
 	for _, name := range names {
-		if d := editDistance(word, name); d < limit {
+		if d := config.Distance(word, name); d < limit {
 			best, limit = name, d
 		}
 	}
 	return best
-}
-
-// editDistance is the Levenshtein distance of two names, in bytes.
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			diagonal, row[j+1] = row[j+1], min(diagonal+cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // operands checks the number of arguments by their names; a name in brackets may be left out.

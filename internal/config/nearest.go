@@ -8,7 +8,7 @@ func nearest(word string, candidates []string) string {
 	// About one slip in three letters still leaves a word recognizable.
 	best, limit := "", max(1, (len(word)+1)/3)
 	for _, c := range candidates {
-		if d := distance(word, plain(c)); d <= limit {
+		if d := Distance(word, plain(c)); d <= limit {
 			if best = c; d == 0 {
 				break
 			}
@@ -23,9 +23,9 @@ func plain(s string) string {
 	return strings.NewReplacer("-", "", "_", "").Replace(strings.ToLower(s))
 }
 
-// distance counts the bytes to insert, drop, change or swap with their neighbour to make a into b
+// Distance counts the bytes to insert, drop, change or swap with their neighbour to make a into b
 // (optimal string alignment).
-func distance(a, b string) int {
+func Distance(a, b string) int {
 	// rows are prefixes of a, columns prefixes of b; only the last two rows are needed.
 	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range last {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/posthorn-mail/posthorn/internal/config"
 )
 
 // idle are known keys that have no counterpart, and why.
@@ -144,32 +146,11 @@ func nearest(name string, known []string) string {
 		if d := len(k) - len(name); d > slips || d < -slips {
 			continue
 		}
-		if d := distance(strings.ToLower(name), strings.ToLower(k)); d < least {
+		if d := config.Distance(strings.ToLower(name), strings.ToLower(k)); d < least {
 			best, least = k, d
 		}
 	}
 	return best
-}
-
-// distance counts the bytes to insert, drop or change to make a into b.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, row[j]+1, diagonal+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // The steps before anything is written.
