@@ -101,16 +101,24 @@ func testGracefulGoAway(t *testing.T, m mode) {
 			return
 		}
 		var open []arrival
-		for range 30 {
-			a, _ := p.next()
+		for range 10 {
+			a, ok := p.next()
+			if !ok {
+				return
+			}
 			note(a)
 			open = append(open, a)
-			if len(open) == 10 {
-				p.goAway(maxStreamID, http2.ErrCodeNo)
-			}
-			if len(p.requests) == 0 && len(open) > 10 { // what was under way has come
-				break
-			}
+		}
+		p.goAway(maxStreamID, http2.ErrCodeNo)
+		// The answer to a PING comes after what the client had under way when it read the GOAWAY.
+		p.ping()
+		if _, ok := receiveFrom(p, p.pongs); !ok {
+			return
+		}
+		for len(p.requests) > 0 {
+			a := <-p.requests
+			note(a)
+			open = append(open, a)
 		}
 		last := uint32(0)
 		for _, a := range open {

@@ -39,6 +39,7 @@ type rawPeer struct {
 	resets  chan http2.RSTStreamFrame
 	acks    chan struct{}
 	pings   chan struct{}
+	pongs   chan struct{} // answers to ours
 	goAways chan http2.GoAwayFrame
 	// ended is closed when the client's side has come to its end.
 	ended chan struct{}
@@ -57,7 +58,7 @@ func newRawPeer(t *testing.T, nc net.Conn) *rawPeer {
 	p := &rawPeer{
 		t: t, nc: nc, fr: http2.NewFramer(nc, nc),
 		requests: make(chan arrival, 5000), heads: make(chan arrival, 5000), resets: make(chan http2.RSTStreamFrame, 5000),
-		acks: make(chan struct{}, 5000), pings: make(chan struct{}, 5000), goAways: make(chan http2.GoAwayFrame, 10), ended: make(chan struct{}),
+		acks: make(chan struct{}, 5000), pings: make(chan struct{}, 5000), pongs: make(chan struct{}, 5000), goAways: make(chan http2.GoAwayFrame, 10), ended: make(chan struct{}),
 	}
 	p.fr.AllowIllegalWrites = true
 	p.fr.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
@@ -93,6 +94,7 @@ func (p *rawPeer) receive() {
 			}
 		case *http2.PingFrame:
 			if f.IsAck() {
+				p.pongs <- struct{}{}
 				continue
 			}
 			p.pings <- struct{}{}
@@ -182,6 +184,10 @@ func (p *rawPeer) reset(stream uint32, code http2.ErrCode) {
 
 func (p *rawPeer) goAway(last uint32, code http2.ErrCode) {
 	p.write(func() error { return p.fr.WriteGoAway(last, code, []byte(`{"reason":"Shutdown"}`)) })
+}
+
+func (p *rawPeer) ping() {
+	p.write(func() error { return p.fr.WritePing(false, [8]byte{}) })
 }
 
 func (p *rawPeer) raw(b []byte) {
