@@ -65,7 +65,9 @@ func (s *Service) Explain(ctx context.Context, sub subscription.Subscription) ([
 	}
 	p.until, p.held = s.hold(p.slot, sub, p.now)
 	p.breaker, p.rests, p.flying = s.sched.position(s.due(id, sub, time.Time{}))
-	p.frozen = s.pruning.isFrozen(s.labels(sub))
+	if p.frozen, err = s.pruning.isFrozen(ctx, s.labels(sub)); err != nil {
+		return nil, err
+	}
 
 	t := s.transport(sub.Token.Transport)
 	if t == nil {
@@ -206,9 +208,11 @@ func (s *scheduler) position(d Due) (b breaker, rests time.Time, inFlight bool) 
 	return l.breaker, l.rests, inFlight
 }
 
-func (g *pruneGuard) isFrozen(labels laneLabels) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+func (g *pruneGuard) isFrozen(ctx context.Context, labels laneLabels) (bool, error) {
+	if err := g.lock(ctx); err != nil {
+		return false, err
+	}
+	defer g.unlock()
 	p := g.apps[labels]
-	return p != nil && p.frozen
+	return p != nil && p.frozen, nil
 }

@@ -116,7 +116,7 @@ type Service struct {
 
 // New returns a Service. Nothing is sent before Run.
 func New(c Config) (*Service, error) {
-	s := &Service{Config: c, pruning: pruneGuard{apps: map[laneLabels]*pruned{}}, lease: newLease(c.Now())}
+	s := &Service{Config: c, pruning: newPruneGuard(), lease: newLease(c.Now())}
 	s.sched = newScheduler(c.MaxInFlight, s.credential)
 	var err error
 	if s.metrics, err = newMetrics(c.Metrics, s.sched, c.Now); err != nil {

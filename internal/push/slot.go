@@ -307,7 +307,7 @@ func (s *Service) settle(ctx context.Context, f flight) (end settlement, err err
 		if frozen = !may; may {
 			defer func() {
 				if !end.removed {
-					s.keptAfterAll(f.sub)
+					s.keptAfterAll(ctx, f.sub)
 				}
 			}()
 		}

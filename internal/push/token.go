@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"sync"
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/db"
@@ -91,9 +90,26 @@ const (
 
 // pruneGuard counts what would be removed, by credential. What it counted ends with the process, a freeze does not.
 type pruneGuard struct {
-	mu   sync.Mutex
+	// turn is held by whoever looks at or changes apps. No mutex: it is held while a freeze is written, and who
+	// waits for that gives up with his context.
+	turn chan struct{}
 	apps map[laneLabels]*pruned
 }
+
+func newPruneGuard() pruneGuard {
+	return pruneGuard{turn: make(chan struct{}, 1), apps: map[laneLabels]*pruned{}}
+}
+
+func (g *pruneGuard) lock(ctx context.Context) error {
+	select {
+	case g.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the count of removed tokens: %w", context.Cause(ctx))
+	}
+}
+
+func (g *pruneGuard) unlock() { <-g.turn }
 
 // pruned is the removals of one credential.
 type pruned struct {
@@ -115,8 +131,10 @@ func (p *pruned) forgetOld(now time.Time) {
 // mayPrune counts a token that would go, and reports whether it may.
 func (s *Service) mayPrune(ctx context.Context, sub subscription.Subscription) (bool, error) {
 	labels, now := s.labels(sub), s.Now()
-	s.pruning.mu.Lock()
-	defer s.pruning.mu.Unlock()
+	if err := s.pruning.lock(ctx); err != nil {
+		return false, err
+	}
+	defer s.pruning.unlock()
 	p := s.pruning.apps[labels]
 	if p == nil {
 		p = &pruned{recent: map[string]time.Time{}}
@@ -137,16 +155,19 @@ func (s *Service) mayPrune(ctx context.Context, sub subscription.Subscription) (
 	return err == nil && !p.frozen, err
 }
 
-// keptAfterAll takes back a count of mayPrune: the token stays, for the device renewed it.
-func (s *Service) keptAfterAll(sub subscription.Subscription) {
-	s.pruning.mu.Lock()
-	defer s.pruning.mu.Unlock()
+// keptAfterAll takes back a count of mayPrune: the token stays, for the device renewed it. When ctx ends first,
+// one token too many is counted until the window has passed.
+func (s *Service) keptAfterAll(ctx context.Context, sub subscription.Subscription) {
+	if s.pruning.lock(ctx) != nil {
+		return
+	}
+	defer s.pruning.unlock()
 	if p := s.pruning.apps[s.labels(sub)]; p != nil {
 		delete(p.recent, sub.ID)
 	}
 }
 
-// freeze begins or ends the freeze of a credential. Held: pruning.mu.
+// freeze begins or ends the freeze of a credential. Held: pruning.turn.
 func (s *Service) freeze(ctx context.Context, labels laneLabels, p *pruned) error {
 	frozen := len(p.recent) > p.limit || p.until.After(s.Now())
 	if p.frozen == frozen {
@@ -161,7 +182,7 @@ func (s *Service) freeze(ctx context.Context, labels laneLabels, p *pruned) erro
 	return nil
 }
 
-// saveFreezes has the table say what is frozen. Held: pruning.mu.
+// saveFreezes has the table say what is frozen. Held: pruning.turn.
 func (s *Service) saveFreezes(ctx context.Context) error {
 	err := s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
 		if _, err := tx.Exec(ctx, sqlClearFreezes); err != nil {
@@ -183,7 +204,7 @@ func (s *Service) saveFreezes(ctx context.Context) error {
 	return nil
 }
 
-// sayFrozen tells the log and the metrics. Held: pruning.mu.
+// sayFrozen tells the log and the metrics. Held: pruning.turn.
 func (s *Service) sayFrozen(ctx context.Context, labels laneLabels, p *pruned) {
 	attrs := []slog.Attr{slog.String("transport", labels.transport), slog.String("credential", labels.credential)}
 	gauge := s.metrics.frozen.WithLabelValues(labels.transport, labels.credential)
@@ -203,8 +224,10 @@ func (s *Service) stayFrozen(ctx context.Context) error {
 		return fmt.Errorf("find freezes: %w", err)
 	}
 	defer rows.Close()
-	s.pruning.mu.Lock()
-	defer s.pruning.mu.Unlock()
+	if err := s.pruning.lock(ctx); err != nil {
+		return err
+	}
+	defer s.pruning.unlock()
 	for rows.Next() {
 		var labels laneLabels
 		if err := rows.Scan(&labels.transport, &labels.credential); err != nil {
@@ -275,8 +298,10 @@ func (s *Service) tidy(ctx context.Context) error {
 		return fmt.Errorf("count stale tokens: %w", err)
 	}
 	s.metrics.stale.Set(stale)
-	s.pruning.mu.Lock()
-	defer s.pruning.mu.Unlock()
+	if err := s.pruning.lock(ctx); err != nil {
+		return err
+	}
+	defer s.pruning.unlock()
 	for labels, p := range s.pruning.apps {
 		p.forgetOld(now)
 		if err := s.freeze(ctx, labels, p); err != nil {
