@@ -29,6 +29,8 @@ var (
 	errMaster      = fmt.Errorf("%w: it rejects the master user", ErrMailServer)
 	errTokenServer = fmt.Errorf("%w: the token server gives no access token", ErrMailServer)
 	errTokenClient = fmt.Errorf("%w: the token server rejects Posthorn", ErrMailServer)
+	// errUnanswered: the mail server was shown a password, and said nothing of it.
+	errUnanswered = fmt.Errorf("%w: it did not answer a login", ErrMailServer)
 )
 
 // Reason says in a sentence, for the operator, why Dial could not sign in.
@@ -126,14 +128,26 @@ func (s *Service) check(ctx context.Context, u tenant.User, password Password, f
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	return s.connect(ctx, h, func(c *imap.Client) error {
+	shown := false
+	c, err := s.connect(ctx, h, func(c *imap.Client) error {
 		if from.IsValid() && c.Has("ID") {
 			// Dovecot counts a wrong password against this address instead of ours, and logs it, if its
 			// login_trusted_networks has ours. Others take no notice. A broken connection shows at the login.
 			_, _ = c.ID(ctx, map[string]string{"name": "Posthorn", "x-originating-ip": from.Unmap().WithZone("").String()})
 		}
-		return c.Login(ctx, u.Login, string(password))
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		err := c.Login(ctx, u.Login, string(password))
+		// A BYE may be how a server says no.
+		said, ok := errors.AsType[*imap.ResponseError](err)
+		shown = err != nil && (!ok || said.Status == "BYE") && !errors.Is(err, imap.ErrInsecure) && !errors.Is(err, imap.ErrUnsupported)
+		return err
 	})
+	if shown && !errors.Is(err, ErrBadLogin) {
+		return nil, fmt.Errorf("%w: %w", errUnanswered, err)
+	}
+	return c, err
 }
 
 // connect connects to a mail host and logs in.
