@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/imap"
@@ -113,7 +114,7 @@ func (s *Service) CanDial(ctx context.Context, u tenant.User) (bool, error) {
 	case tenant.PasswordsOAuth:
 		k = tokens
 	}
-	_, err = s.kept(ctx, k, u.ID)
+	_, err = s.kept(ctx, s.DB.QueryRow, k, u.ID)
 	if errors.Is(err, ErrNoCredential) {
 		return false, nil
 	}
@@ -181,6 +182,7 @@ type upstream struct {
 	made  tenant.MailHost // whom it is for: only what matters to connections
 	imap  *imap.Server
 	token *http.Client
+	basic atomic.Bool // the token server wants the client's secret in the header
 }
 
 // of returns what there is for a mail host, made anew when that has changed.
