@@ -197,16 +197,14 @@ func (d *sqlDump) toLineEnd() (string, error) {
 
 // routines passes over stored procedures and the like, whose statements another word ends than ";".
 func (d *sqlDump) routines() error {
-	for {
-		mark, err := d.toLineEnd()
-		for err == nil && strings.TrimSpace(mark) != ";" {
-			var line string
-			if line, err = d.toLineEnd(); len(line) > 9 && strings.EqualFold(line[:9], "DELIMITER") {
-				mark = line[9:]
-			}
+	mark, err := d.toLineEnd()
+	for err == nil && strings.TrimSpace(mark) != ";" {
+		var line string
+		if line, err = d.toLineEnd(); len(line) > 9 && strings.EqualFold(line[:9], "DELIMITER") {
+			mark = line[9:]
 		}
-		return err
 	}
+	return err
 }
 
 func (d *sqlDump) comment() error {
