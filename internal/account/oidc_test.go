@@ -380,7 +380,6 @@ func TestOIDCMailbox(t *testing.T) {
 	}{
 		"refused":          {"%s NO [AUTHENTICATIONFAILED] no\r\n", nil, "access_denied"},
 		"in trouble":       {"%s NO [UNAVAILABLE] later\r\n", nil, "temporarily_unavailable"},
-		"no refresh token": {imapTaken, func(e *elsewhere) { e.idp.noGrant = true }, "server_error"},
 		"another client": {imapTaken, func(e *elsewhere) {
 			_, err := e.Tenants.ChangeMailHost(e.t.Context(), "dove", func(h *tenant.MailHost) (string, error) { h.OAuthClientID = "other"; return "", nil })
 			must(e.t, err)

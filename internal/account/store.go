@@ -64,8 +64,11 @@ func (s *Service) keep(ctx context.Context, tx *db.Tx, k kind, id tenant.UserID,
 	return err
 }
 
+// queryRow is how something is read: in a transaction, or outside.
+type queryRow func(ctx context.Context, query string, args ...any) *sql.Row
+
 // kept returns what is kept, sealed, or ErrNoCredential.
-func (s *Service) kept(ctx context.Context, k kind, id tenant.UserID) (sealed string, err error) {
+func (s *Service) kept(ctx context.Context, read queryRow, k kind, id tenant.UserID) (sealed string, err error) {
 	var ok bool
 	switch s.Store {
 	case StoreMemory:
@@ -77,7 +80,7 @@ func (s *Service) kept(ctx context.Context, k kind, id tenant.UserID) (sealed st
 		if k == tokens {
 			query = sqlToken
 		}
-		err = s.DB.QueryRow(ctx, query, id.Context, id.ID).Scan(&sealed)
+		err = read(ctx, query, id.Context, id.ID).Scan(&sealed)
 		if ok = !errors.Is(err, sql.ErrNoRows); ok && err != nil {
 			return "", fmt.Errorf("read credential: %w", err)
 		}
@@ -90,7 +93,11 @@ func (s *Service) kept(ctx context.Context, k kind, id tenant.UserID) (sealed st
 
 // secret opens what is kept. Errors are ErrNoCredential, or seal.ErrOpen for a damaged store.
 func (s *Service) secret(ctx context.Context, k kind, id tenant.UserID) (Password, error) {
-	sealed, err := s.kept(ctx, k, id)
+	return s.secretBy(ctx, s.DB.QueryRow, k, id)
+}
+
+func (s *Service) secretBy(ctx context.Context, read queryRow, k kind, id tenant.UserID) (Password, error) {
+	sealed, err := s.kept(ctx, read, k, id)
 	if err != nil {
 		return "", err
 	}

@@ -74,7 +74,7 @@ func peerUID(c net.Conn) (uint32, error) {
 // Admin is the face for the operator. It authenticates nobody: the socket does.
 func (a *API) Admin() http.Handler {
 	mux := http.NewServeMux()
-	a.serve(mux, "/admin/v1", theOperator)
+	a.serveAdmin(mux, "/admin/v1", theOperator)
 	mux.HandleFunc("/", notFound)
 	return mux
 }
