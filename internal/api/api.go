@@ -233,7 +233,14 @@ var nul = regexp.MustCompile(`(^|[^\\])(\\\\)*\\u0000`)
 func unmarshal(raw []byte, into any) error {
 	err := json.Unmarshal(raw, into)
 	if err == nil && nul.Match(raw) {
-		return problem.New(http.StatusUnprocessableEntity, "invalid_field", "no text may have the character U+0000: leave it out")
+		members := map[string]json.RawMessage{}
+		_ = json.Unmarshal(raw, &members) // what is no object has no member to name
+		for _, name := range slices.Sorted(maps.Keys(members)) {
+			if nul.Match(members[name]) {
+				return problem.InField(name, "must not have the character U+0000")
+			}
+		}
+		return problem.New(http.StatusBadRequest, "not_json", "no text may have the character U+0000")
 	}
 	var wrong *json.UnmarshalTypeError
 	switch {
