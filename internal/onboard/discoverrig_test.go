@@ -220,9 +220,9 @@ func (w *world) answer(m dnsmessage.Message) ([]byte, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	known := w.names[host] || len(w.srv[name]) > 0 || len(w.mx[name]) > 0
-	if real := w.alias[host]; real != "" {
-		add(&dnsmessage.CNAMEResource{CNAME: dnsmessage.MustNewName(real + ".")})
-		at, host = dnsmessage.MustNewName(real+"."), real
+	if canonical := w.alias[host]; canonical != "" {
+		add(&dnsmessage.CNAMEResource{CNAME: dnsmessage.MustNewName(canonical + ".")})
+		at, host = dnsmessage.MustNewName(canonical+"."), canonical
 	}
 	switch {
 	case w.lame[host]:
