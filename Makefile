@@ -5,7 +5,9 @@ LINT = .tools/golangci-lint-$(LINT_VERSION)
 NFPM_VERSION = v2.45.0
 NFPM = .tools/nfpm-$(NFPM_VERSION)
 
-.PHONY: build demo test check lint fmt bench fuzz packages
+BUILDER = $(firstword $(foreach p,podman docker buildah,$(if $(shell command -v $(p)),$(p))))
+
+.PHONY: build demo test check lint fmt bench fuzz packages container
 
 build: ## the binary, in bin/
 	go build -trimpath -o bin/posthorn ./cmd/posthorn
@@ -15,7 +17,7 @@ demo: ## everything in one process; open http://127.0.0.1:8025/
 
 test: ## the whole suite, real peers included; missing Debian packages are installed where that is allowed
 	./internal/testpeer/install.sh
-	go test -race -shuffle=on ./...
+	go test -race -shuffle=on -timeout 30m ./...
 
 check: lint ## format, lint, vet
 	go vet ./...
@@ -32,6 +34,11 @@ $(LINT):
 
 packages: $(NFPM) ## .deb and .rpm for amd64 and arm64, in bin/packages/
 	NFPM=$(CURDIR)/$(NFPM) ./deploy/package/build.sh
+
+container: ## the image posthorn, by podman, docker or buildah and the Go of this machine, without a registry
+	ARCHES=$$(go env GOARCH) FORMATS=container ./deploy/package/build.sh
+	$(if $(BUILDER),,$(error podman, docker or buildah is needed to make an image))
+	BUILDAH_FORMAT=docker $(BUILDER) build -t posthorn bin/packages/container-$$(go env GOARCH)
 
 $(NFPM):
 	GOBIN=$(CURDIR)/.tools go install github.com/goreleaser/nfpm/v2/cmd/nfpm@$(NFPM_VERSION)

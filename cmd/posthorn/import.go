@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"compress/gzip"
 	"context"
 	"encoding/json"
@@ -45,6 +47,8 @@ type importResult struct {
 	// Written says whether anything was written; without --write, nothing is.
 	Written  bool             `json:"written"`
 	Imported *server.Imported `json:"imported,omitempty"`
+
+	reportFile string // where the text is
 }
 
 func (c *cli) configImport() *cobra.Command {
@@ -57,12 +61,13 @@ Posthorn of it, with a report of every key: taken, changed or dropped, and why. 
 devices, contexts and mail hosts are taken over as well.
 
 Without --write, nothing is changed. With it, the files are written into --out, none is overwritten, and the rows
-into the database, while no server runs. It may be run again: what is there already stays as it is.
+into the database, while no server runs. It may be run again, also after it was interrupted: what is there already
+stays as it is.
 
 A dump is what mysqldump makes of the tables mobileEventSubscriptions, pns_subscription, pns_subscription_topic_exact,
 pns_subscription_topic_wildcard, user, login2user, context, contextAttribute and user_attribute; or of one of them what
-"mysql --batch" prints, or CSV with the names of the columns. It may be compressed (.gz). A file of logins is CSV with
-the columns context, user, login and mailhost; it wins over the dump.
+"mysql --batch" prints, or CSV with the names of the columns; or a directory that mysqldump --tab has filled. It may be
+compressed with gzip. A file of logins is CSV with the columns context, user, login and mailhost; it wins over the dump.
 
 The exit code is 1 when anything needs your hand.`,
 		Example: "  posthorn config import /srv/old/etc --dump users.sql.gz\n" +
@@ -74,7 +79,7 @@ The exit code is 1 when anything needs your hand.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringArrayVar(&i.dumps, "dump", nil, "a dump `FILE` of tables; may be given several times")
+	f.StringArrayVar(&i.dumps, "dump", nil, "a dump `FILE` of tables, or a directory of them; may be given several times")
 	f.StringVar(&i.logins, "logins", "", "a `FILE` with the columns context, user, login, mailhost")
 	f.StringVar(&i.out, "out", filepath.Dir(defaultConfigFile), "the `DIR` that the configuration is written into")
 	f.BoolVar(&i.write, "write", false, "write files and rows; without it, only say what would be")
@@ -148,9 +153,15 @@ func (c *cli) readOriginal(ctx context.Context, i *importing) (*original.Plan, e
 	if err != nil {
 		return nil, err
 	}
-	for _, file := range i.dumps {
-		if err := c.readFile(ctx, file, r.Dump); err != nil {
+	for _, dump := range i.dumps {
+		files, err := dumpFiles(dump)
+		if err != nil {
 			return nil, err
+		}
+		for _, file := range files {
+			if err := c.readFile(ctx, file, r.Dump); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if i.logins != "" {
@@ -174,6 +185,33 @@ func readSmall(file string, most int64) ([]byte, error) {
 	return data, err
 }
 
+// dumpFiles are the files of a --dump: itself, or those of a directory, as mysqldump --tab fills one. Those with CREATE TABLE come
+// before those with rows alone.
+func dumpFiles(path string) ([]string, error) {
+	info, err := os.Stat(path)
+	if err != nil || !info.IsDir() {
+		return []string{path}, err
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return nil, err
+	}
+	var first, then []string
+	for _, e := range entries {
+		name := strings.TrimSuffix(e.Name(), ".gz")
+		switch filepath.Ext(name) {
+		case ".sql":
+			first = append(first, filepath.Join(path, e.Name()))
+		case ".txt", ".tsv", ".csv":
+			then = append(then, filepath.Join(path, e.Name()))
+		}
+	}
+	if len(first)+len(then) == 0 {
+		return nil, fmt.Errorf("%s has no dump in it: .sql, .txt, .tsv or .csv, each perhaps with .gz after it", path)
+	}
+	return append(first, then...), nil
+}
+
 // readFile has a dump read, and shows how far that is.
 func (c *cli) readFile(ctx context.Context, file string, read func(name string, in io.Reader) error) error {
 	f, err := os.Open(file) //nolint:gosec // the operator names the file
@@ -188,15 +226,14 @@ func (c *cli) readFile(ctx context.Context, file string, read func(name string, 
 	const unit = 1 << 20
 	bar := progress{c: c, on: !c.json && isTerminal(c.stderr) && info.Size() > 8*unit}
 	defer bar.end()
-	var in io.Reader = &watched{ctx: ctx, in: f, saw: func(n int64) { bar.show(int(n/unit), int(info.Size()/unit)) }}
-	name := filepath.Base(file)
-	if strings.HasSuffix(name, ".gz") {
+	raw := bufio.NewReader(&watched{ctx: ctx, in: f, saw: func(n int64) { bar.show(int(n/unit), int(info.Size()/unit)) }})
+	var in io.Reader = raw
+	if magic, _ := raw.Peek(2); string(magic) == "\x1f\x8b" { // whatever its name is
 		if in, err = gzip.NewReader(in); err != nil {
 			return fmt.Errorf("read %s: %w", file, err)
 		}
-		name = strings.TrimSuffix(name, ".gz")
 	}
-	return read(name, in)
+	return read(strings.TrimSuffix(filepath.Base(file), ".gz"), in)
 }
 
 // watched is a reader that ends with its context and tells how much was read.
@@ -267,16 +304,19 @@ func (c *cli) loadImported(dir, stateDir string) (*config.Config, error) {
 	return cfg, nil
 }
 
-// writeFiles returns what it has written, also when it fails.
+// writeFiles returns what it has written, also when it fails. A file that is there as it would be is left as it is.
 func writeFiles(dir string, files []original.File) (written []string, err error) {
 	for _, f := range files {
 		path := filepath.Join(dir, filepath.FromSlash(f.Name))
+		if there, err := readSmall(path, int64(len(f.Content))); err == nil && bytes.Equal(there, f.Content) {
+			continue // of an import before
+		}
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // what is secret in it has a mode of its own
 			return written, err
 		}
 		file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, f.Mode) //nolint:gosec // the operator names the directory
 		if errors.Is(err, fs.ErrExist) {
-			return written, fmt.Errorf("%s is there already: nothing is overwritten, so name another directory with --out, or move it away", path)
+			return written, fmt.Errorf("%s is there already, and not as it would be: nothing is overwritten, so name another directory with --out, or move it away", path)
 		} else if err != nil {
 			return written, err
 		}
@@ -291,15 +331,11 @@ func writeFiles(dir string, files []original.File) (written []string, err error)
 
 // writeImport writes files, rows and report; when it fails, the files are taken away again.
 func (c *cli) writeImport(ctx context.Context, i importing, plan *original.Plan, result *importResult) (err error) {
-	for _, name := range []string{reportText, reportJSON} {
-		if _, err := os.Lstat(filepath.Join(i.out, name)); err == nil {
-			return fmt.Errorf("%s is there already: nothing is overwritten, so name another directory with --out, or move it away", filepath.Join(i.out, name))
-		}
-	}
+	newDirs := missingDirs(i.out, plan.Files)
 	written, err := writeFiles(i.out, plan.Files)
 	defer func() {
 		if err != nil {
-			for _, path := range written {
+			for _, path := range slices.Concat(written, newDirs) {
 				_ = os.Remove(path)
 			}
 		}
@@ -319,7 +355,7 @@ func (c *cli) writeImport(ctx context.Context, i importing, plan *original.Plan,
 	}})
 	bar.end()
 	if err != nil {
-		return err
+		return fmt.Errorf("%w. The files that this import wrote are taken away again; rows that it wrote stay. Run it again when that is mended: it goes on from there", err)
 	}
 	result.Written, result.Imported = true, &imported
 	plan.Report.Written()
@@ -327,9 +363,11 @@ func (c *cli) writeImport(ctx context.Context, i importing, plan *original.Plan,
 	if err != nil {
 		return err
 	}
+	text, machine := reportNames(i.out)
+	result.reportFile = text
 	reports, err := writeFiles(i.out, []original.File{
-		{Name: reportText, Mode: 0o600, Content: []byte(plan.Report.Text() + importedText(imported))},
-		{Name: reportJSON, Mode: 0o600, Content: append(raw, '\n')},
+		{Name: text, Mode: 0o600, Content: []byte(plan.Report.Text() + importedText(imported))},
+		{Name: machine, Mode: 0o600, Content: append(raw, '\n')},
 	})
 	if err != nil {
 		_ = c.say("posthorn: the report was not written: %v", err)
@@ -338,6 +376,33 @@ func (c *cli) writeImport(ctx context.Context, i importing, plan *original.Plan,
 		_ = c.say("posthorn: not all files belong to the user that the server runs as: %v", err)
 	}
 	return nil
+}
+
+// missingDirs are the directories that writing files would make, the deepest first.
+func missingDirs(dir string, files []original.File) (missing []string) {
+	for _, f := range files {
+		for at := filepath.Dir(filepath.Join(dir, filepath.FromSlash(f.Name))); !slices.Contains(missing, at); at = filepath.Dir(at) {
+			if _, err := os.Lstat(at); !errors.Is(err, fs.ErrNotExist) {
+				break
+			}
+			missing = append(missing, at)
+		}
+	}
+	slices.SortFunc(missing, func(a, b string) int { return len(b) - len(a) })
+	return missing
+}
+
+// reportNames are names of a report that are free: an import that goes on after another has one of its own.
+func reportNames(dir string) (text, machine string) {
+	text, machine = reportText, reportJSON
+	for n := 2; ; n++ {
+		_, noText := os.Lstat(filepath.Join(dir, text))
+		_, noMachine := os.Lstat(filepath.Join(dir, machine))
+		if noText != nil && noMachine != nil {
+			return text, machine
+		}
+		text, machine = fmt.Sprintf("import-report-%d.txt", n), fmt.Sprintf("import-report-%d.json", n)
+	}
 }
 
 // handOver gives what root has written to whom the state directory belongs, since the server runs as that user.
@@ -392,7 +457,7 @@ func (c *cli) printImport(i importing, r importResult) error {
 	switch {
 	case r.Written:
 		b.WriteString(importedText(*r.Imported))
-		fmt.Fprintf(&b, "The configuration is %s, this report %s beside it.\n", filepath.Join(i.out, original.ConfigFile), reportText)
+		fmt.Fprintf(&b, "The configuration is %s, this report %s beside it.\n", filepath.Join(i.out, original.ConfigFile), r.reportFile)
 	case len(r.Problems) > 0:
 		b.WriteString("\nNothing was written.\n")
 	default:

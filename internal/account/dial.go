@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/imap"
@@ -29,6 +30,8 @@ var (
 	errMaster      = fmt.Errorf("%w: it rejects the master user", ErrMailServer)
 	errTokenServer = fmt.Errorf("%w: the token server gives no access token", ErrMailServer)
 	errTokenClient = fmt.Errorf("%w: the token server rejects Posthorn", ErrMailServer)
+	// errUnanswered: the mail server was shown a password, and said nothing of it.
+	errUnanswered = fmt.Errorf("%w: it did not answer a login", ErrMailServer)
 )
 
 // Reason says in a sentence, for the operator, why Dial could not sign in.
@@ -111,7 +114,7 @@ func (s *Service) CanDial(ctx context.Context, u tenant.User) (bool, error) {
 	case tenant.PasswordsOAuth:
 		k = tokens
 	}
-	_, err = s.kept(ctx, k, u.ID)
+	_, err = s.kept(ctx, s.DB.QueryRow, k, u.ID)
 	if errors.Is(err, ErrNoCredential) {
 		return false, nil
 	}
@@ -126,14 +129,26 @@ func (s *Service) check(ctx context.Context, u tenant.User, password Password, f
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	return s.connect(ctx, h, func(c *imap.Client) error {
+	shown := false
+	c, err := s.connect(ctx, h, func(c *imap.Client) error {
 		if from.IsValid() && c.Has("ID") {
 			// Dovecot counts a wrong password against this address instead of ours, and logs it, if its
 			// login_trusted_networks has ours. Others take no notice. A broken connection shows at the login.
 			_, _ = c.ID(ctx, map[string]string{"name": "Posthorn", "x-originating-ip": from.Unmap().WithZone("").String()})
 		}
-		return c.Login(ctx, u.Login, string(password))
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		err := c.Login(ctx, u.Login, string(password))
+		// A BYE may be how a server says no.
+		said, ok := errors.AsType[*imap.ResponseError](err)
+		shown = err != nil && (!ok || said.Status == "BYE") && !errors.Is(err, imap.ErrInsecure) && !errors.Is(err, imap.ErrUnsupported)
+		return err
 	})
+	if shown && !errors.Is(err, ErrBadLogin) {
+		return nil, fmt.Errorf("%w: %w", errUnanswered, err)
+	}
+	return c, err
 }
 
 // connect connects to a mail host and logs in.
@@ -167,6 +182,7 @@ type upstream struct {
 	made  tenant.MailHost // whom it is for: only what matters to connections
 	imap  *imap.Server
 	token *http.Client
+	basic atomic.Bool // the token server wants the client's secret in the header
 }
 
 // of returns what there is for a mail host, made anew when that has changed.

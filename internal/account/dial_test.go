@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -94,6 +95,7 @@ type tokenServer struct {
 	refresh  string // the good refresh token
 	access   string // the good access token
 	rotate   bool   // each refresh token is good once
+	basic    bool   // the client shows its secret in the header
 	answer   func(http.ResponseWriter) bool
 	requests []string // of refreshes
 	given    int
@@ -111,7 +113,7 @@ func startTokenServer(t *testing.T, serve func(http.Handler) *httptest.Server) *
 		w.Header().Set("Content-Type", "application/json")
 		switch {
 		case ts.answer != nil && ts.answer(w):
-		case r.PostForm.Get("client_secret") != "s€cret":
+		case ts.secretOf(r) != "s€cret":
 			w.WriteHeader(http.StatusUnauthorized)
 			_, _ = io.WriteString(w, `{"error": "invalid_client", "error_description": "`+r.PostForm.Get("client_secret")+`"}`) //nolint:gosec // G705: a fake
 		case r.PostForm.Get("refresh_token") != ts.refresh:
@@ -139,6 +141,16 @@ func startTokenServer(t *testing.T, serve func(http.Handler) *httptest.Server) *
 	ts.Server = serve(mux)
 	t.Cleanup(ts.Close)
 	return ts
+}
+
+// secretOf is the client's secret of a request, at the one place where the server takes it. mu is held.
+func (ts *tokenServer) secretOf(r *http.Request) string {
+	if !ts.basic {
+		return r.PostForm.Get("client_secret")
+	}
+	_, raw, _ := r.BasicAuth()
+	secret, _ := url.QueryUnescape(raw)
+	return secret
 }
 
 // set changes the server.
@@ -310,6 +322,76 @@ func TestRefresh(t *testing.T) {
 		}
 		s.mustHaveNone(t, alice)
 	}, StoreMemory, StoreDatabase, StoreNone)
+}
+
+// A server may take the client's secret in the header only, as RFC 6749 section 2.3.1 has it.
+func TestClientSecretInHeader(t *testing.T) {
+	t.Parallel()
+	ts := startTokenServer(t, httptest.NewServer)
+	ts.rotate, ts.basic = true, true
+	s := newService(t, testpeer.SQLiteURL(t), nil)
+	addHost(t, s, ts.mailHost(talkative(t)))
+	alice := addUser(t, s, "alice", "dove")
+	must(t, s.PutToken(t.Context(), alice.ID, "refresh-1"))
+	now := time.Now()
+	for i, want := range []int{2, 3, 4} { // what it takes is remembered
+		s.Now = func() time.Time { return now.Add(time.Duration(i) * 2 * time.Hour) }
+		s.mustDial(t, alice)
+		if n := ts.asked(); n != want {
+			t.Errorf("%d requests, want %d", n, want)
+		}
+	}
+	s.changeHost(t, "dove", func(h *tenant.MailHost) { h.OAuthClientSecret = "wr0ng" })
+	s.Now = func() time.Time { return now.Add(24 * time.Hour) }
+	s.mustFail(t, alice, errTokenClient, "rejects Posthorn's client")
+}
+
+// What comes between a refresh and its answer is not undone by it, and a token that another node has spent is no verdict.
+func TestRefreshRaces(t *testing.T) {
+	t.Parallel()
+	ts := startTokenServer(t, httptest.NewServer)
+	ts.rotate = true
+	s := newService(t, testpeer.SQLiteURL(t), nil)
+	addHost(t, s, ts.mailHost(talkative(t)))
+	alice := addUser(t, s, "alice", "dove")
+	other := New(s.Config)
+	must(t, s.PutToken(t.Context(), alice.ID, "refresh-1"))
+
+	// Another node was faster, between our look at the token and our request.
+	meanwhile := func(do func()) {
+		once := false
+		ts.set(func() {
+			ts.answer = func(http.ResponseWriter) bool {
+				if !once {
+					once = true
+					ts.mu.Unlock()
+					do()
+					ts.mu.Lock()
+				}
+				return false
+			}
+		})
+	}
+	meanwhile(func() { other.mustDial(t, alice) })
+	s.mustDial(t, alice)
+	if got, err := s.secret(t.Context(), tokens, alice.ID); got != "refresh-3" || err != nil {
+		t.Errorf("kept is %q, %v", string(got), err)
+	}
+
+	// A sign-in brought another token while the old one was refreshed.
+	later := time.Now().Add(2 * time.Hour)
+	s.Now = func() time.Time { return later }
+	meanwhile(func() { must(t, s.PutToken(t.Context(), alice.ID, "of a sign-in")) })
+	s.mustDial(t, alice)
+	if got, err := s.secret(t.Context(), tokens, alice.ID); got != "of a sign-in" || err != nil {
+		t.Errorf("kept is %q, %v", string(got), err)
+	}
+
+	// A sign-out ended it.
+	ts.set(func() { ts.refresh = "of a sign-in" })
+	meanwhile(func() { must(t, s.ForgetCredential(t.Context(), alice.ID)) })
+	s.mustDial(t, alice)
+	s.mustHaveNone(t, alice)
 }
 
 // A token server that does not answer, or is not there, is an outage.

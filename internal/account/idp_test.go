@@ -29,17 +29,24 @@ type idp struct {
 	secret string
 	now    func() time.Time
 
-	mu      sync.Mutex // guards all below
-	key     *rsa.PrivateKey
-	email   string
-	codes   map[string]url.Values // code -> the request it was given for
-	refresh map[string]bool
-	silent  bool                        // does not name itself (RFC 9207)
-	noGrant bool                        // gives no refresh token
-	header  map[string]any              // in place of what the header says
-	spoil   func(claims map[string]any) // changes what it says
-	sign    func(input string) []byte   // in place of its signature
-	given   []string                    // tokens, to look for them in logs
+	mu        sync.Mutex // guards all below
+	key       *rsa.PrivateKey
+	email     string
+	codes     map[string]url.Values // code -> the request it was given for
+	refresh   map[string]bool
+	silent    bool           // does not name itself (RFC 9207)
+	noGrant   bool           // gives no refresh token
+	asks      bool           // gives one only with the user's consent
+	bare      bool           // tells of the user at its userinfo endpoint only
+	info      map[string]any // what it says there of the last user
+	spoilInfo func(map[string]any)
+	header    map[string]any              // in place of what the header says
+	spoil     func(claims map[string]any) // changes what it says
+	sign      func(input string) []byte   // in place of its signature
+	access    string                      // the last access token
+	revokeAt  string
+	revoked   chan string // what was revoked, while it is not nil
+	given     []string    // tokens, to look for them in logs
 }
 
 func newIDP(t *testing.T, client string, now func() time.Time) *idp {
@@ -50,7 +57,7 @@ func newIDP(t *testing.T, client string, now func() time.Time) *idp {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) {
 		p.json(w, 200, map[string]any{
-			"issuer": p.url, "authorization_endpoint": p.url + "/authorize", "token_endpoint": p.url + "/token", "jwks_uri": p.url + "/keys",
+			"issuer": p.url, "authorization_endpoint": p.url + "/authorize", "token_endpoint": p.url + "/token", "jwks_uri": p.url + "/keys", "userinfo_endpoint": p.url + "/userinfo", "revocation_endpoint": p.revokeAt,
 			"id_token_signing_alg_values_supported": []string{"RS256", "HS256", "none"}, "scopes_supported": []string{"openid", "email", "offline_access"},
 			"authorization_response_iss_parameter_supported": !p.silent,
 		})
@@ -62,9 +69,19 @@ func newIDP(t *testing.T, client string, now func() time.Time) *idp {
 		}}})
 	})
 	mux.HandleFunc("POST /token", p.token)
+	mux.HandleFunc("POST /revoke", p.revoke)
+	mux.HandleFunc("GET /userinfo", func(w http.ResponseWriter, r *http.Request) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if bearer := r.Header.Get("Authorization"); p.info == nil || bearer != "Bearer "+p.access {
+			p.json(w, 401, map[string]string{"error": bearer})
+			return
+		}
+		p.json(w, 200, p.info)
+	})
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
-	p.url = server.URL
+	p.url, p.revokeAt = server.URL, server.URL+"/revoke"
 	return p
 }
 
@@ -122,6 +139,7 @@ func (p *idp) token(w http.ResponseWriter, r *http.Request) {
 		"iss": p.url, "aud": p.client, "sub": "1", "email": p.email, "email_verified": true,
 		"iat": p.now().Unix(), "exp": p.now().Add(time.Minute).Unix(),
 	}
+	noGrant := p.noGrant
 	switch r.PostFormValue("grant_type") {
 	case "authorization_code":
 		q := p.codes[r.PostFormValue("code")]
@@ -132,6 +150,7 @@ func (p *idp) token(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		claims["nonce"] = q.Get("nonce")
+		noGrant = noGrant || p.asks && q.Get("prompt") != "consent"
 	case "refresh_token":
 		if !p.refresh[r.PostFormValue("refresh_token")] {
 			refuse("invalid_grant")
@@ -143,18 +162,45 @@ func (p *idp) token(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	access, refresh := "access-"+oauth2.GenerateVerifier(), "refresh-"+oauth2.GenerateVerifier()
-	p.refresh[refresh] = true
+	p.refresh[refresh], p.access = true, access
 	p.given = append(p.given, access, refresh, r.PostFormValue("code_verifier"))
 	sum := sha256.Sum256([]byte(access))
 	claims["at_hash"] = base64.RawURLEncoding.EncodeToString(sum[:16])
 	if p.spoil != nil {
 		p.spoil(claims)
 	}
+	if p.bare {
+		p.info = map[string]any{}
+		for _, name := range []string{"email", "email_verified"} {
+			p.info[name] = claims[name]
+			delete(claims, name)
+		}
+		p.info["sub"] = claims["sub"]
+		if p.spoilInfo != nil {
+			p.spoilInfo(p.info)
+		}
+	}
 	answer := map[string]any{"access_token": access, "token_type": "Bearer", "expires_in": 300, "id_token": p.idToken(claims)}
-	if !p.noGrant {
+	if !noGrant {
 		answer["refresh_token"] = refresh
 	}
 	p.json(w, 200, answer)
+}
+
+// revoke takes a refresh token back (RFC 7009), of a client that shows its secret in the header.
+func (p *idp) revoke(w http.ResponseWriter, r *http.Request) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	id, secret, _ := r.BasicAuth()
+	if secret, _ = url.QueryUnescape(secret); id != p.client || secret != p.secret || r.PostFormValue("token_type_hint") != "refresh_token" {
+		p.json(w, 401, map[string]string{"error": "invalid_client"})
+		return
+	}
+	token := r.PostFormValue("token")
+	if p.refresh[token] {
+		p.revoked <- token
+	}
+	delete(p.refresh, token)
 }
 
 // idToken signs claims (RFC 7515 section 5.1). mu is held.

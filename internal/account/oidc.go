@@ -61,6 +61,7 @@ type flow struct {
 	Verifier, Nonce                      string
 	Client, Device, DeviceName           string
 	RedirectURI, Challenge, State        string
+	Consent                              bool // the user is asked for his consent again, for a refresh token
 }
 
 // grantedCode is what a one-time code stands for, as it is sealed. It is never logged either.
@@ -156,18 +157,28 @@ func (s *Service) StartOIDC(ctx context.Context, req OIDCStart) (authorizationUR
 	if err != nil {
 		return "", err
 	}
-	f := flow{
+	return s.askUser(ctx, is, p, flow{
 		Provider: p.Name, Issuer: p.OIDC.Issuer, ClientID: p.OIDC.ClientID, Callback: base + CallbackPath + url.PathEscape(p.Name),
-		Verifier: oauth2.GenerateVerifier(), Nonce: oauth2.GenerateVerifier(),
 		Client: req.Client, Device: req.Device, DeviceName: req.DeviceName,
 		RedirectURI: req.RedirectURI, Challenge: req.Challenge, State: req.State,
-	}
+	})
+}
+
+// askUser returns the address at which a user proves who he is.
+func (s *Service) askUser(ctx context.Context, is *issuer, p tenant.Provider, f flow) (authorizationURL string, err error) {
+	f.Verifier, f.Nonce = oauth2.GenerateVerifier(), oauth2.GenerateVerifier()
 	state, err := s.putFlow(ctx, "state", f, flowLife)
 	if err != nil {
 		return "", err
 	}
-	conf := is.config(p, f.Callback)
-	return conf.AuthCodeURL(state, oidc.Nonce(f.Nonce), oauth2.S256ChallengeOption(f.Verifier)), nil
+	options := []oauth2.AuthCodeOption{oidc.Nonce(f.Nonce), oauth2.S256ChallengeOption(f.Verifier)}
+	if !is.offline {
+		options = append(options, oauth2.AccessTypeOffline) // Google's word for the scope offline_access; others ignore it
+	}
+	if f.Consent {
+		options = append(options, oauth2.SetAuthURLParam("prompt", "consent"))
+	}
+	return is.config(p, f.Callback).AuthCodeURL(state, options...), nil
 }
 
 func (s *Service) checkStart(req OIDCStart) error {
@@ -238,6 +249,8 @@ type issuer struct {
 	// names: it says who it is when it sends a user back (RFC 9207).
 	names   bool
 	offline bool // it knows the scope offline_access
+	// revocation is where tokens are revoked (RFC 8414 section 2), or "".
+	revocation string
 }
 
 // of reads what an issuer says of itself, unless it was read a while ago.
@@ -252,17 +265,18 @@ func (is *issuers) of(ctx context.Context, s *Service, name string) (*issuer, er
 	defer cancel()
 	p, err := oidc.NewProvider(oidc.ClientContext(ctx, s.Outbound), name)
 	if err != nil {
-		return nil, fmt.Errorf("%w: read what %s says of itself: %w", ErrIdentityProvider, name, err)
+		return nil, fmt.Errorf("%w: read what %s says of itself: %w", ErrIdentityProvider, name, brief(err, ""))
 	}
 	fresh := &issuer{Provider: p, read: s.Now()}
 	var meta struct {
 		Names  bool     `json:"authorization_response_iss_parameter_supported"`
 		Scopes []string `json:"scopes_supported"`
+		Revoke string   `json:"revocation_endpoint"`
 	}
 	if err := p.Claims(&meta); err != nil {
 		return nil, fmt.Errorf("%w: read what %s says of itself: %w", ErrIdentityProvider, name, err)
 	}
-	fresh.names, fresh.offline = meta.Names, slices.Contains(meta.Scopes, oidc.ScopeOfflineAccess)
+	fresh.names, fresh.offline, fresh.revocation = meta.Names, slices.Contains(meta.Scopes, oidc.ScopeOfflineAccess), meta.Revoke
 	// A browser is sent there, and what is posted to the other is a secret.
 	for _, raw := range []string{p.Endpoint().AuthURL, p.Endpoint().TokenURL} {
 		u, err := url.Parse(raw)
@@ -291,8 +305,12 @@ func (i *issuer) config(p tenant.Provider, callback string) *oauth2.Config {
 	if !slices.Contains(scopes, oidc.ScopeOpenID) {
 		scopes = append([]string{oidc.ScopeOpenID}, scopes...)
 	}
+	endpoint := i.Endpoint()
+	if p.OIDC.ClientSecret == "" {
+		endpoint.AuthStyle = oauth2.AuthStyleInParams // a public client (RFC 6749 section 3.2.1); else both ways are tried
+	}
 	return &oauth2.Config{
-		ClientID: p.OIDC.ClientID, ClientSecret: string(p.OIDC.ClientSecret), Endpoint: i.Endpoint(), RedirectURL: callback, Scopes: scopes,
+		ClientID: p.OIDC.ClientID, ClientSecret: string(p.OIDC.ClientSecret), Endpoint: endpoint, RedirectURL: callback, Scopes: scopes,
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/coreos/go-oidc/v3/oidc"
 	"golang.org/x/oauth2"
@@ -32,13 +33,13 @@ type OIDCCallback struct {
 
 // OIDCEnd is how a sign-in at an identity provider ended.
 type OIDCEnd struct {
-	// Redirect is where the browser goes: to the app, with a code or with an error. It is "" when nobody knows which
-	// app it was.
+	// Redirect is where the browser goes: to the app, with a code or with an error; or to the identity provider once
+	// more, for the user's consent. It is "" when nobody knows which app it was.
 	Redirect string
 	// User is who it was, if that is known; Client is the app.
 	User             tenant.UserID
 	Provider, Client string
-	// Err is nil when the app has a code now; else a *FlowError, or ErrBadCode without Redirect.
+	// Err is nil when the app has a code now, or the user is asked once more; else a *FlowError, or ErrBadCode without Redirect.
 	Err error
 }
 
@@ -79,6 +80,14 @@ func (s *Service) FinishOIDC(ctx context.Context, cb OIDCCallback) OIDCEnd {
 	g, user, err := s.proveOIDC(ctx, cb, f)
 	end.User = user
 	var code string
+	if errors.Is(err, errNoGrant) && !f.Consent {
+		// Identity providers that are strict (OpenID Connect Core 1.0 section 11), or gave a refresh token before, want
+		// the user's consent for one. Others may forbid to ask for it, so it is not asked for at once.
+		f.Consent = true
+		if end.Redirect, err = s.again(ctx, f); err == nil {
+			return end
+		}
+	}
 	if err == nil {
 		code, err = s.putFlow(ctx, "code", g, codeLife)
 	}
@@ -98,6 +107,19 @@ func (s *Service) FinishOIDC(ctx context.Context, cb OIDCCallback) OIDCEnd {
 	}
 	end.Redirect = withQuery(f.RedirectURI, answer)
 	return end
+}
+
+// again sends a user back to his identity provider.
+func (s *Service) again(ctx context.Context, f flow) (authorizationURL string, err error) {
+	p, err := s.oidcProvider(ctx, f.Provider)
+	if err != nil {
+		return "", err
+	}
+	is, err := s.issuers.of(ctx, s, f.Issuer)
+	if err != nil {
+		return "", err
+	}
+	return s.askUser(ctx, is, p, f)
 }
 
 // withQuery adds to the query that an address may have.
@@ -142,7 +164,7 @@ func (s *Service) proveOIDC(ctx context.Context, cb OIDCCallback, f flow) (g gra
 	if err != nil {
 		return g, user, broken("the identity provider did not take the code", exchangeFault(err))
 	}
-	login, err := verifyIDToken(ctx, s, is, p, token, f.Nonce)
+	login, err := s.loginOf(ctx, is, p, token, f.Nonce)
 	if err != nil {
 		return g, user, err
 	}
@@ -181,20 +203,46 @@ func exchangeFault(err error) error {
 	return fmt.Errorf("%w: %w", ErrIdentityProvider, err)
 }
 
-// verifyIDToken returns the login that an ID token proves (OpenID Connect Core 1.0 section 3.1.3.7).
-func verifyIDToken(ctx context.Context, s *Service, is *issuer, p tenant.Provider, token *oauth2.Token, nonce string) (login string, err error) {
-	const detail = "what the identity provider says of you is not good"
+// notGood is what a user is told of what an attacker may have made.
+const notGood = "what the identity provider says of you is not good"
+
+// loginOf returns the login that an ID token proves.
+func (s *Service) loginOf(ctx context.Context, is *issuer, p tenant.Provider, token *oauth2.Token, nonce string) (login string, err error) {
+	claims, err := s.verifyIDToken(ctx, is, p, token, nonce)
+	if err != nil {
+		return "", broken(notGood, fmt.Errorf("%w: %w", ErrIdentityProvider, err))
+	}
+	name, from := p.OIDC.LoginClaim, "ID token"
+	if _, told := claims[name]; !told && is.UserInfoEndpoint() != "" {
+		// Where there is an access token, the claims of a scope may be there only (OpenID Connect Core 1.0 section 5.4).
+		if claims, err = s.userInfo(ctx, is, token, claims["sub"]); err != nil {
+			return "", broken("the identity provider does not say who you are", fmt.Errorf("%w: %w", ErrIdentityProvider, err))
+		}
+		from = "ID token or userinfo"
+	}
+	login, _ = claims[name].(string)
+	// Some say it in a text.
+	if verified, told := claims["email_verified"]; name == "email" && told && verified != true && verified != "true" {
+		return "", denied("the identity provider has not verified your address")
+	}
+	if tenant.CheckLogin(login) != nil {
+		return "", broken(notGood, fmt.Errorf("%w: the %s has no claim %q that is a login", ErrIdentityProvider, from, name))
+	}
+	return login, nil
+}
+
+// verifyIDToken returns what an ID token claims, if it is good (OpenID Connect Core 1.0 section 3.1.3.7).
+func (s *Service) verifyIDToken(ctx context.Context, is *issuer, p tenant.Provider, token *oauth2.Token, nonce string) (claims map[string]any, err error) {
 	raw, _ := token.Extra("id_token").(string)
 	if raw == "" {
-		return "", broken(detail, fmt.Errorf("%w: there is no ID token", ErrIdentityProvider))
+		return nil, errors.New("there is no ID token")
 	}
 	id, err := is.Verifier(&oidc.Config{ClientID: p.OIDC.ClientID, Now: s.Now}).Verify(ctx, raw)
 	if err != nil {
-		return "", broken(detail, fmt.Errorf("%w: %w", ErrIdentityProvider, err))
+		return nil, err
 	}
-	var claims map[string]any
 	if err := id.Claims(&claims); err != nil {
-		return "", broken(detail, fmt.Errorf("%w: %w", ErrIdentityProvider, err))
+		return nil, err
 	}
 	azp, named := claims["azp"]
 	switch {
@@ -206,16 +254,37 @@ func verifyIDToken(ctx context.Context, s *Service, is *issuer, p tenant.Provide
 		err = id.VerifyAccessToken(token.AccessToken)
 	}
 	if err != nil {
-		return "", broken(detail, fmt.Errorf("%w: the ID token is not good: %w", ErrIdentityProvider, err))
+		return nil, fmt.Errorf("the ID token is not good: %w", err)
 	}
-	login, _ = claims[p.OIDC.LoginClaim].(string)
-	if verified, told := claims["email_verified"]; p.OIDC.LoginClaim == "email" && told && verified != true {
-		return "", denied("the identity provider has not verified your address")
+	return claims, nil
+}
+
+// userInfo asks for the claims of the subject that an ID token named.
+func (s *Service) userInfo(ctx context.Context, is *issuer, token *oauth2.Token, subject any) (claims map[string]any, err error) {
+	info, err := is.UserInfo(oidc.ClientContext(ctx, s.Outbound), oauth2.StaticTokenSource(token))
+	if err != nil {
+		return nil, fmt.Errorf("ask for userinfo: %w", brief(err, token.AccessToken))
 	}
-	if tenant.CheckLogin(login) != nil {
-		return "", broken(detail, fmt.Errorf("%w: the ID token has no claim %q that is a login", ErrIdentityProvider, p.OIDC.LoginClaim))
+	if info.Subject == "" || info.Subject != subject { // section 5.3.2
+		return nil, errors.New("userinfo is of another subject than the ID token")
 	}
-	return login, nil
+	if err := info.Claims(&claims); err != nil {
+		return nil, fmt.Errorf("read userinfo: %w", err)
+	}
+	return claims, nil
+}
+
+// brief makes of an error that repeats an answer one that fits into the log, without the secret that was sent.
+func brief(err error, secret string) error {
+	const most = 300
+	text := err.Error()
+	switch {
+	case secret != "" && strings.Contains(text, secret):
+		return errors.New("its answer is withheld: it repeats what was sent")
+	case len(text) > most:
+		return fmt.Errorf("%.*q…", most, text)
+	}
+	return err
 }
 
 // userOf finds the user of a provider that a login means. Whoever may edit a provider names its identity provider, which
@@ -246,6 +315,9 @@ func (s *Service) userOf(ctx context.Context, p tenant.Provider, login string) (
 	return tenant.User{}, denied("this login exists on several mail hosts of the provider")
 }
 
+// errNoGrant: the listeners could not go on.
+var errNoGrant = errors.New("the identity provider gave no refresh token: it may want the scope offline_access, or a setting of the client")
+
 // tryMailbox signs in with the access token at a mail host whose listeners will do so.
 func (s *Service) tryMailbox(ctx context.Context, p tenant.Provider, u tenant.User, token *oauth2.Token) error {
 	h, err := s.Tenants.MailHost(ctx, u.MailHost)
@@ -260,8 +332,10 @@ func (s *Service) tryMailbox(ctx context.Context, p tenant.Provider, u tenant.Us
 			"mail host %s has the oauth client %q, and provider %s the client %q: they must be the same", h.Name, h.OAuthClientID, p.Name, p.OIDC.ClientID))
 	}
 	if token.RefreshToken == "" {
-		return broken("the identity provider gave no lasting access to your mail", fmt.Errorf(
-			"provider %s: the identity provider gave no refresh token: it may want the scope offline_access, or a setting of the client", p.Name))
+		return broken("the identity provider gave no lasting access to your mail", fmt.Errorf("provider %s: %w", p.Name, errNoGrant))
+	}
+	if !isToken(token.AccessToken) {
+		return broken("the identity provider gave no access to your mail", errors.New("what it gives is no access token"))
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()

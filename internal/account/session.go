@@ -89,7 +89,10 @@ func (s *Service) SignIn(ctx context.Context, req SignIn) (Session, string, erro
 	if _, ok := errors.AsType[*tenant.InvalidError](err); ok {
 		return Session{}, "", err // it tells that the login exists, so it costs as much as a guess
 	}
-	tried.giveBack()
+	// No answer may be one: mail servers take their time for a no, or just hang up, and who guesses need not wait for it.
+	if !errors.Is(err, errUnanswered) {
+		tried.giveBack()
+	}
 	if err != nil {
 		return Session{}, "", err
 	}

@@ -239,6 +239,44 @@ func TestMailServerAway(t *testing.T) {
 	})
 }
 
+// Who does not wait for the no, as he would for a yes, has guessed all the same; and so has who meets a server that
+// says no by hanging up.
+func TestUnansweredGuesses(t *testing.T) {
+	t.Parallel()
+	const greeting = "* OK [CAPABILITY IMAP4rev1] hello\r\n"
+	for name, c := range map[string]struct {
+		answers map[string]string
+		counts  bool
+	}{
+		"late":        {map[string]string{"greeting": greeting}, true},
+		"hangs up":    {map[string]string{"greeting": greeting, "LOGIN": "* BYE %s too many failures\r\n"}, true},
+		"in trouble":  {map[string]string{"greeting": greeting, "LOGIN": "%s NO [UNAVAILABLE] LDAP is down\r\n"}, false},
+		"no password": {map[string]string{"greeting": "* OK [CAPABILITY IMAP4rev1 LOGINDISABLED] hello\r\n"}, false},
+		"no greeting": {map[string]string{}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newService(t, testpeer.SQLiteURL(t), nil)
+			addHost(t, s, scripted(t, c.answers))
+			addUser(t, s, "alice", "dove")
+			for range s.AttemptsPerLogin {
+				ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+				_, _, err := s.SignIn(ctx, request("alice", secret))
+				cancel()
+				if !errors.Is(err, ErrMailServer) {
+					t.Fatal(err)
+				}
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			_, _, err := s.SignIn(ctx, request("alice", secret))
+			if counted := errors.As(err, new(*TooManyError)); counted != c.counts {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
 // scripted is an IMAP server that answers each command's tag with the answer of that name, and commands
 // that have none not at all.
 func scripted(t *testing.T, answers map[string]string) tenant.MailHost {

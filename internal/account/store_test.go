@@ -116,7 +116,7 @@ func TestStores(t *testing.T) {
 
 		// What is kept for one is of no use for another, and what is not sealed is no password.
 		bob := addUser(t, s, "bob", "dove")
-		sealed, err := s.kept(t.Context(), passwords, alice.ID)
+		sealed, err := s.kept(t.Context(), s.DB.QueryRow, passwords, alice.ID)
 		if err != nil {
 			t.Fatal(err)
 		}

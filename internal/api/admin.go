@@ -74,7 +74,7 @@ func peerUID(c net.Conn) (uint32, error) {
 // Admin is the face for the operator. It authenticates nobody: the socket does.
 func (a *API) Admin() http.Handler {
 	mux := http.NewServeMux()
-	a.serve(mux, "/admin/v1", theOperator)
+	a.serveAdmin(mux, "/admin/v1", theOperator)
 	mux.HandleFunc("/", notFound)
 	return mux
 }
@@ -188,6 +188,7 @@ func (a *API) removeUser(r *http.Request) (int, any, error) {
 	if _, _, err := a.Listen.Await(waiting, id); err != nil {
 		return 0, nil, err
 	}
+	a.Accounts.EndGrant(r.Context(), id) // while it is known whose he is
 	if err := a.Tenants.RemoveUser(r.Context(), id); err != nil {
 		return 0, nil, err
 	}

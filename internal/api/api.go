@@ -65,7 +65,7 @@ type API struct {
 	// Version is the server's own.
 	Version string
 
-	document    document
+	documents   [2]document  // of devices, of the administration
 	discoveries atomic.Int32 // under way for everybody
 }
 
@@ -78,21 +78,8 @@ type handler func(r *http.Request) (status int, body any, err error)
 // Public is the face for devices, below /api/v1/.
 func (a *API) Public() http.Handler {
 	mux := http.NewServeMux()
-	a.route(mux, "/api/v1/sessions", map[string]handler{"POST": a.signIn, "GET": a.listSessions, "DELETE": a.signOutEverywhere})
-	a.route(mux, "/api/v1/sessions/{id}", map[string]handler{"DELETE": a.revokeSession})
-	a.route(mux, "/api/v1/sessions/current/rotate", map[string]handler{"POST": a.rotateSession})
-	a.route(mux, "/api/v1/sign-in/oidc", map[string]handler{"POST": a.startOIDC})
-	mux.HandleFunc(account.CallbackPath+"{provider}", a.callbackOIDC)
-	a.route(mux, "/api/v1/devices", map[string]handler{"GET": a.listDevices})
-	a.route(mux, "/api/v1/devices/{id}", map[string]handler{"DELETE": a.revokeDevice})
-	a.route(mux, "/api/v1/capabilities", map[string]handler{"GET": a.capabilities})
-	a.route(mux, "/api/v1/transports", map[string]handler{"GET": a.listTransports})
-	a.route(mux, "/api/v1/subscriptions", map[string]handler{"POST": a.subscribe, "GET": a.listSubscriptions})
-	a.route(mux, "/api/v1/subscriptions/{id}", map[string]handler{"GET": a.getSubscription, "PATCH": a.changeSubscription, "DELETE": a.unsubscribe})
-	a.route(mux, "/api/v1/discover", map[string]handler{"POST": a.discoverForAll})
-	a.publish(mux, onboard.PosthornPath, a.wellKnown)
-	a.directory(mux)
-	a.serve(mux, adminPrefix, a.keyHolder)
+	a.serve(mux, deviceFace.prefix, a.deviceOperations(), func(o *operation) handler { return o.do })
+	a.serveAdmin(mux, adminFace.prefix, a.keyHolder)
 	mux.HandleFunc("/", notFound)
 	return mux
 }

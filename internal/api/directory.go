@@ -20,42 +20,45 @@ type Providers struct {
 	More bool `json:"more"`
 }
 
-// directory serves what everybody may read before he signs in: the signed directory, the branding of a provider, and
-// its logo. These are documents of their own, with an ETag, that any page may fetch.
-func (a *API) directory(mux *http.ServeMux) {
-	a.publish(mux, "/api/v1/directory", func(r *http.Request) (page, error) {
-		d, err := a.Tenants.Directory(r.Context())
-		return signed(d), err
-	})
-	a.publish(mux, "/api/v1/directory.sig", func(r *http.Request) (page, error) {
-		d, err := a.Tenants.Directory(r.Context())
-		// The tag is the directory's, so that who fetched both sees whether they belong together.
-		return page{body: d.Signature, mediaType: "application/octet-stream", tag: d.Digest, maxAge: "60"}, err
-	})
-	a.publish(mux, "/api/v1/directory/key.pem", func(r *http.Request) (page, error) {
-		key, err := a.Tenants.DirectoryKey(r.Context())
-		if err != nil {
-			return page{}, err
-		}
-		body, err := brand.KeyPEM(key)
-		return page{body: body, mediaType: "application/x-pem-file", maxAge: "3600"}, err
-	})
-	a.publish(mux, "/api/v1/directory/schema.json", func(*http.Request) (page, error) {
-		return page{body: brand.Schema, mediaType: "application/schema+json", maxAge: "3600"}, nil
-	})
-	a.publish(mux, "/api/v1/providers", a.searchProviders)
-	a.publish(mux, "/api/v1/providers/{name}", func(r *http.Request) (page, error) {
-		d, err := a.Tenants.Branding(r.Context(), r.PathValue("name"))
-		return signed(d), err
-	})
-	a.publish(mux, "/api/v1/providers/{name}/logo", func(r *http.Request) (page, error) {
-		l, err := a.Tenants.ProviderLogo(r.Context(), r.PathValue("name"))
-		d := page{body: l.Body, mediaType: l.MediaType, tag: l.SHA256, maxAge: "300"}
-		if r.URL.Query().Get("sha256") == l.SHA256 { // the address of this very picture
-			d.maxAge = "31536000, immutable"
-		}
-		return d, err
-	})
+// What everybody may read before he signs in, the signed directory, the branding of a provider and its logo, are
+// documents of their own, with an ETag, that any page may fetch.
+
+func (a *API) directory(r *http.Request) (page, error) {
+	d, err := a.Tenants.Directory(r.Context())
+	return signed(d), err
+}
+
+func (a *API) directorySignature(r *http.Request) (page, error) {
+	d, err := a.Tenants.Directory(r.Context())
+	// The tag is the directory's, so that who fetched both sees whether they belong together.
+	return page{body: d.Signature, mediaType: "application/octet-stream", tag: d.Digest, maxAge: "60"}, err
+}
+
+func (a *API) directoryKey(r *http.Request) (page, error) {
+	key, err := a.Tenants.DirectoryKey(r.Context())
+	if err != nil {
+		return page{}, err
+	}
+	body, err := brand.KeyPEM(key)
+	return page{body: body, mediaType: "application/x-pem-file", maxAge: "3600"}, err
+}
+
+func directorySchema(*http.Request) (page, error) {
+	return page{body: brand.Schema, mediaType: "application/schema+json", maxAge: "3600"}, nil
+}
+
+func (a *API) branding(r *http.Request) (page, error) {
+	d, err := a.Tenants.Branding(r.Context(), r.PathValue("provider"))
+	return signed(d), err
+}
+
+func (a *API) logo(r *http.Request) (page, error) {
+	l, err := a.Tenants.ProviderLogo(r.Context(), r.PathValue("provider"))
+	d := page{body: l.Body, mediaType: l.MediaType, tag: l.SHA256, maxAge: "300"}
+	if r.URL.Query().Get("sha256") == l.SHA256 { // the address of this very picture
+		d.maxAge = "31536000, immutable"
+	}
+	return d, err
 }
 
 // page is bytes to be served as they are.

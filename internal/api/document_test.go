@@ -47,27 +47,45 @@ func TestOperationsInDocs(t *testing.T) {
 // TestTable: each line is whole, and names the parameters of its path as they are described.
 func TestTable(t *testing.T) {
 	t.Parallel()
+	raw, err := os.ReadFile("../../docs/api.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	var a API
-	seen := map[string]bool{}
-	for _, o := range a.operations() {
-		where := o.method + " " + o.path
-		if o.id == "" || o.tag == "" || o.summary == "" || o.status == 0 || o.do == nil || seen[o.id] || seen[where] {
-			t.Errorf("%s (%s) is not whole, or there twice", o.id, where)
-		}
-		seen[o.id], seen[where] = true, true
-		if strings.HasSuffix(o.summary, ".") {
-			t.Errorf("%s: the summary ends with a full stop", o.id)
-		}
-		for _, name := range pathParameters(o.path) {
-			if _, ok := pathParams[name]; !ok {
-				t.Errorf("%s: {%s} is not described in pathParams", o.id, name)
+	for f, table := range map[*face][]operation{&adminFace: a.operations(), &deviceFace: a.deviceOperations()} {
+		seen := map[string]bool{}
+		for _, o := range table {
+			where := o.method + " " + o.path
+			if o.id == "" || o.tag == "" || o.summary == "" || o.status == 0 || seen[o.id] || seen[where] {
+				t.Errorf("%s (%s) is not whole, or there twice", o.id, where)
 			}
-		}
-		if o.out == nil != (o.status == 204) {
-			t.Errorf("%s: status %d with an answer %T", o.id, o.status, o.out)
-		}
-		if slices.Contains([]string{"server", "keys", "mail hosts", "context sets"}, o.tag) && o.roles != 0 {
-			t.Errorf("%s is the operator's alone", o.id)
+			ways := slices.DeleteFunc([]bool{o.do != nil, o.page != nil, o.raw != nil}, func(there bool) bool { return !there })
+			if len(ways) != 1 || (o.do == nil) != (o.media != nil) {
+				t.Errorf("%s needs one of do, page and raw, and media without do", o.id)
+			}
+			seen[o.id], seen[where] = true, true
+			if strings.HasSuffix(o.summary, ".") {
+				t.Errorf("%s: the summary ends with a full stop", o.id)
+			}
+			for _, name := range pathParameters(o.path) {
+				if _, ok := f.params[name]; !ok {
+					t.Errorf("%s: {%s} is not described", o.id, name)
+				}
+			}
+			for _, status := range o.refuses {
+				if f.refusals[status] == "" {
+					t.Errorf("%s: status %d is not described", o.id, status)
+				}
+			}
+			if o.do != nil && o.out == nil != (o.status == 204) {
+				t.Errorf("%s: status %d with an answer %T", o.id, o.status, o.out)
+			}
+			if f == &deviceFace && !strings.Contains(string(raw), "`"+where) {
+				t.Errorf("docs/api.md does not name %s", where)
+			}
+			if f == &adminFace && slices.Contains([]string{"server", "keys", "mail hosts", "context sets"}, o.tag) && o.roles != 0 {
+				t.Errorf("%s is the operator's alone", o.id)
+			}
 		}
 	}
 }

@@ -12,47 +12,78 @@ import (
 	"sync"
 
 	"github.com/posthorn-mail/posthorn/internal/problem"
+	"github.com/posthorn-mail/posthorn/internal/tenant/brand"
 )
 
-// adminPrefix is where the public listener has the table.
-const adminPrefix = "/api/v1/admin"
+// face is one of the two APIs that a table makes, as its document describes it.
+type face struct {
+	title, intro string
+	// prefix is where the public listener has the table.
+	prefix string
+	// scheme names how who asks is known, format is what his token looks like, about where it is from.
+	scheme, format, about string
+	// params are what stands in braces in paths.
+	params map[string]param
+	// closed is what every operation may refuse with that is not open, change what each may that changes something.
+	closed, change []int
+	// refusals are the answers that are no success, by status; an operation has no others.
+	refusals map[int]string
+}
 
-// document is the OpenAPI document, which is made when it is first asked for.
+// adminFace is the administration.
+var adminFace = face{
+	title: "Posthorn administration", prefix: "/api/v1/admin",
+	intro: `Administration of a Posthorn installation: contexts (tenants), users, keys and what hangs on them.
+
+Each request bears a key: ` + "`Authorization: Bearer pha_…`" + `. A key has a role. The operator's may do everything; a reseller's
+acts for the contexts of that reseller; a brand's for that one provider. x-roles says who has an operation. What a key
+may not see is answered with 404, as if it were not there. Every error is a problem document (RFC 9457).`,
+	scheme: "key", format: "pha_…", about: "a key of the administration, made with posthorn key add or addKey",
+	params:   pathParams,
+	closed:   []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests},
+	change:   []int{http.StatusConflict},
+	refusals: refusals,
+}
+
+// mediaJSON is the media type of nearly everything.
+const mediaJSON = "application/json"
+
+// document is an OpenAPI document, which is made when it is first asked for.
 type document struct {
 	once sync.Once
 	raw  json.RawMessage
 	err  error
 }
 
-func (a *API) openAPI(*http.Request) (int, any, error) {
-	a.document.once.Do(func() {
-		a.document.raw, a.document.err = json.Marshal(documentOf(a.operations()))
-	})
-	return http.StatusOK, a.document.raw, a.document.err
+func (d *document) get(f *face, table func() []operation) (int, any, error) {
+	d.once.Do(func() { d.raw, d.err = json.Marshal(f.document(table())) })
+	return http.StatusOK, d.raw, d.err
+}
+
+func (a *API) deviceDocument(*http.Request) (int, any, error) {
+	return a.documents[0].get(&deviceFace, a.deviceOperations)
+}
+
+func (a *API) adminDocument(*http.Request) (int, any, error) {
+	return a.documents[1].get(&adminFace, a.operations)
 }
 
 type object = map[string]any
 
-const documentIntro = `Administration of a Posthorn installation: contexts (tenants), users, keys and what hangs on them.
-
-Each request bears a key: ` + "`Authorization: Bearer pha_…`" + `. A key has a role. The operator's may do everything; a reseller's
-acts for the contexts of that reseller; a brand's for that one provider. x-roles says who has an operation. What a key
-may not see is answered with 404, as if it were not there. Every error is a problem document (RFC 9457).`
-
-// documentOf makes the OpenAPI 3.1 document of a table.
-func documentOf(table []operation) object {
+// document makes the OpenAPI 3.1 document of a table.
+func (f *face) document(table []operation) object {
 	s := schemas{}
 	paths := object{}
 	tags := []any{}
 	seen := map[string]bool{}
 	for _, o := range table {
-		path := adminPrefix + o.path
+		path := f.prefix + o.path
 		item, ok := paths[path].(object)
 		if !ok {
 			item = object{}
 			paths[path] = item
 		}
-		item[strings.ToLower(o.method)] = o.describe(s)
+		item[strings.ToLower(o.method)] = f.describe(&o, s)
 		if !seen[o.tag] {
 			seen[o.tag] = true
 			tags = append(tags, object{"name": o.tag})
@@ -60,7 +91,7 @@ func documentOf(table []operation) object {
 	}
 	trouble := s.of(problem.Problem{}, false)
 	responses := object{}
-	for status, doc := range refusals {
+	for status, doc := range f.refusals {
 		r := object{"description": doc, "content": object{problem.MediaType: object{"schema": trouble}}}
 		header := func(name, doc string) {
 			r["headers"] = object{name: object{"description": doc, "schema": object{"type": "string"}}}
@@ -77,25 +108,24 @@ func documentOf(table []operation) object {
 		"openapi":           "3.1.0",
 		"jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
 		"info": object{
-			"title": "Posthorn administration", "version": "1", "description": documentIntro,
+			"title": f.title, "version": "1", "description": f.intro,
 			"license": object{"name": "Apache License 2.0", "identifier": "Apache-2.0"},
 		},
 		"servers":  []any{object{"url": "/"}},
-		"security": []any{object{"key": []any{}}},
+		"security": []any{object{f.scheme: []any{}}},
 		"tags":     tags,
 		"paths":    paths,
 		"components": object{
 			"schemas":   maps.Clone(s),
 			"responses": responses,
-			"securitySchemes": object{"key": object{
-				"type": "http", "scheme": "bearer", "bearerFormat": "pha_…",
-				"description": "a key of the administration, made with posthorn key add or addKey",
+			"securitySchemes": object{f.scheme: object{
+				"type": "http", "scheme": "bearer", "bearerFormat": f.format, "description": f.about,
 			}},
 		},
 	}
 }
 
-// refusals are the answers that are no success, by status.
+// refusals are those of the administration.
 var refusals = map[int]string{
 	http.StatusBadRequest:            "the body is not what its type says",
 	http.StatusUnauthorized:          "there is no key, or it is not valid, or it has expired",
@@ -111,30 +141,30 @@ var refusals = map[int]string{
 }
 
 // refused is the statuses that an operation may refuse with.
-func (o *operation) refused() []int {
-	var all []int
-	if !o.open {
-		all = append(all, http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests)
+func (f *face) refused(o *operation) []int {
+	all := slices.Clone(o.refuses)
+	if !o.open || o.optional {
+		all = append(all, f.closed...)
 	}
 	params := len(pathParameters(o.path)) > 0
-	if params {
+	if params && o.raw == nil {
 		all = append(all, http.StatusNotFound)
 	}
 	if o.method != http.MethodGet {
-		all = append(all, http.StatusConflict)
+		all = append(all, f.change...)
 	}
 	if o.in != nil {
 		all = append(all, http.StatusBadRequest, http.StatusNotFound, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
 	}
-	if o.in != nil || params || len(o.query) > 0 {
+	if o.raw == nil && (o.in != nil || params || len(o.query) > 0) {
 		all = append(all, http.StatusNotFound, http.StatusUnprocessableEntity)
 	}
-	all = append(all, http.StatusInternalServerError, http.StatusServiceUnavailable)
-	if o.id == "reload" { // a configuration that cannot be used
-		all = append(all, http.StatusUnprocessableEntity)
+	if o.page != nil {
+		all = append(all, http.StatusPreconditionFailed)
 	}
+	all = append(all, http.StatusInternalServerError, http.StatusServiceUnavailable)
 	slices.Sort(all)
-	return slices.Compact(all)
+	return slices.DeleteFunc(slices.Compact(all), func(status int) bool { return f.refusals[status] == "" })
 }
 
 // who names the roles that have an operation.
@@ -149,28 +179,43 @@ func (o *operation) who() []string {
 	return all
 }
 
-func (o *operation) describe(s schemas) object {
+func (f *face) describe(o *operation, s schemas) object {
 	answers := object{}
-	success := object{"description": cmp.Or(http.StatusText(o.status), "done")}
-	if o.out != nil {
-		success["content"] = object{"application/json": object{"schema": s.of(o.out, false)}}
-	}
-	answers[strconv.Itoa(o.status)] = success
-	for _, status := range o.refused() {
+	for _, status := range f.refused(o) {
 		answers[strconv.Itoa(status)] = object{"$ref": fmt.Sprintf("#/components/responses/%d", status)}
 	}
+	success := object{"description": cmp.Or(http.StatusText(o.status), "done")}
+	text := func(doc string) object { return object{"description": doc, "schema": object{"type": "string"}} }
+	switch {
+	case o.raw != nil:
+		success["headers"] = object{"Location": text("where the browser goes on")}
+		answers["400"] = object{"description": "a page for people: nothing is under way", "content": contents(o.media, object{"type": "string"})}
+	case o.page != nil:
+		success["headers"] = object{"ETag": text("to be sent again as If-None-Match"), brand.SignatureHeader: text("of the directory and of a branding: who signed it, and how")}
+		success["content"] = contents(o.media, object{})
+		if o.out != nil {
+			success["content"] = contents(o.media, s.of(o.out, false))
+		}
+		answers["304"] = object{"description": "it is what If-None-Match says"}
+	case o.out != nil:
+		success["content"] = contents([]string{mediaJSON}, s.of(o.out, false))
+	}
+	answers[strconv.Itoa(o.status)] = success
 	d := object{
 		"operationId": o.id, "tags": []any{o.tag}, "summary": o.summary, "responses": answers,
 	}
-	if o.open {
+	switch {
+	case o.optional:
+		d["security"] = []any{object{}, object{f.scheme: []any{}}}
+	case o.open:
 		d["security"] = []any{}
-	} else {
+	case f.prefix != "":
 		d["x-roles"] = o.who()
 		d["description"] = "For a key of: " + strings.Join(o.who(), ", ") + "."
 	}
 	params := []any{}
 	for _, name := range pathParameters(o.path) {
-		p, ok := pathParams[name]
+		p, ok := f.params[name]
 		if !ok {
 			p = param{doc: "the " + name, example: "example"}
 		}
@@ -190,23 +235,30 @@ func (o *operation) describe(s schemas) object {
 		d["parameters"] = params
 	}
 	if o.in != nil {
-		content := object{}
+		var content object
 		if types, ok := o.in.(lines); ok {
-			for _, t := range types {
-				content[t] = object{"schema": object{"type": "string"}}
-			}
+			content = contents(types, object{"type": "string"})
 		} else {
-			content["application/json"] = object{"schema": s.request(o.in, o.method)}
+			content = contents([]string{mediaJSON}, s.request(o.in, o.method))
 		}
 		d["requestBody"] = object{"required": true, "content": content}
 	}
 	return d
 }
 
+// contents are bodies of one schema, each of a media type.
+func contents(types []string, schema any) object {
+	all := object{}
+	for _, t := range types {
+		all[t] = object{"schema": schema}
+	}
+	return all
+}
+
 // lines is the in of an operation whose body is lines of text, as the media types that it may have.
 type lines []string
 
-// pathParams are what stands in braces in paths.
+// pathParams are those of the administration.
 var pathParams = map[string]param{
 	"id":       {doc: "the context's number", example: int64(1)},
 	"user":     {doc: "the user, <id>@<context>", example: "3@1"},

@@ -18,7 +18,8 @@ import (
 	"github.com/posthorn-mail/posthorn/internal/tenant"
 )
 
-// An operation of administration is one line of the table in operations.go. The table is all there is: it makes
+// An operation is one line of a table: that of administration in operations.go, or that for devices in
+// deviceoperations.go, which uses less of what follows. The table is all there is: it makes
 //   - the admin socket's paths, /admin/v1…, where everybody is the operator,
 //   - the public ones, /api/v1/admin…, for who has a key (account.AdminKey),
 //   - who may: the operator everything, others what roles says, and no handler is asked before that is clear,
@@ -46,11 +47,17 @@ type operation struct {
 	status int
 	// secret has a GET audited: its answer holds something that is not to be read unseen.
 	secret bool
-	// open needs no key.
-	open bool
+	// open needs no key and no session; optional is one that has another answer with a session.
+	open, optional bool
+	// refuses is what it may refuse with beside what others like it do.
+	refuses []int
 	// slow lets the request take longer than others: the handler calls goOn with each step of its work.
 	slow bool
 	do   handler
+	// page, in place of do, gives bytes of one of the types in media; raw answers by itself.
+	page  func(*http.Request) (page, error)
+	raw   http.HandlerFunc
+	media []string
 }
 
 // roles is a set of roles beside the operator's.
@@ -154,22 +161,33 @@ func extend(w http.ResponseWriter) {
 	_ = c.SetWriteDeadline(until)
 }
 
-// serve puts the table on a mux below a prefix.
-func (a *API) serve(mux *http.ServeMux, prefix string, who func(*http.Request) (Actor, error)) {
+// serve puts a table on a mux below a prefix; with makes the handler of a line that has neither page nor raw.
+func (a *API) serve(mux *http.ServeMux, prefix string, table []operation, with func(*operation) handler) {
 	paths := map[string]map[string]handler{}
-	var order []string
-	for _, o := range a.operations() {
-		if paths[o.path] == nil {
-			paths[o.path] = map[string]handler{}
-			order = append(order, o.path)
+	for _, o := range table {
+		path := prefix + o.path
+		switch {
+		case o.page != nil:
+			a.publish(mux, path, o.page)
+			continue
+		case o.raw != nil:
+			mux.HandleFunc(path, o.raw)
+			continue
+		case paths[path] == nil:
+			paths[path] = map[string]handler{}
 		}
-		paths[o.path][o.method] = a.perform(&o, prefix, who)
+		paths[path][o.method] = with(&o)
 	}
-	for _, path := range order {
+	for path, methods := range paths {
 		inner := http.NewServeMux()
-		a.route(inner, prefix+path, paths[path])
-		mux.Handle(prefix+path, withWriter(inner))
+		a.route(inner, path, methods)
+		mux.Handle(path, withWriter(inner))
 	}
+}
+
+// serveAdmin is serve for the administration.
+func (a *API) serveAdmin(mux *http.ServeMux, prefix string, who func(*http.Request) (Actor, error)) {
+	a.serve(mux, prefix, a.operations(), func(o *operation) handler { return a.perform(o, prefix, who) })
 }
 
 // perform is an operation with all that comes around it.
@@ -219,7 +237,7 @@ func (o *operation) takes(contentType string) error {
 	}
 	types, ok := o.in.(lines)
 	if !ok {
-		types = lines{"application/json"}
+		types = lines{mediaJSON}
 	}
 	given, _, err := mime.ParseMediaType(contentType)
 	if err == nil && slices.Contains(types, given) {

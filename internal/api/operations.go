@@ -239,11 +239,11 @@ func (a *API) serverOperations() []operation {
 		},
 		{
 			id: "reload", method: "POST", path: "/reload", tag: "server", summary: "Read configuration and credentials again",
-			out: Reloaded{}, status: http.StatusOK, do: a.reload,
+			refuses: []int{http.StatusUnprocessableEntity}, out: Reloaded{}, status: http.StatusOK, do: a.reload,
 		},
 		{
 			id: "getDocument", method: "GET", path: "/openapi.json", tag: "server", summary: "Get this document, for which no key is needed",
-			open: true, out: map[string]any{}, status: http.StatusOK, do: a.openAPI,
+			open: true, out: map[string]any{}, status: http.StatusOK, do: a.adminDocument,
 		},
 	}
 }

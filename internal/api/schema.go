@@ -25,6 +25,7 @@ type schemas map[string]any
 var (
 	textMarshaler = reflect.TypeFor[encoding.TextMarshaler]()
 	jsonMarshaler = reflect.TypeFor[json.Marshaler]()
+	described     = reflect.TypeFor[interface{ describes() any }]() // by a value of another type
 )
 
 // of is the schema of a value's type, as an answer; change is for requests that need no member at all.
@@ -48,6 +49,8 @@ func (s schemas) schema(t reflect.Type, kind schemaKind, change bool) any {
 		return object{"type": "string", "format": "date-time"}
 	case t == reflect.TypeFor[account.Password](), t == reflect.TypeFor[tenant.Secret]():
 		return object{"type": "string", "writeOnly": true}
+	case t.Implements(described):
+		return s.schema(reflect.TypeOf(reflect.Zero(t).Interface().(interface{ describes() any }).describes()), kind, change)
 	case t == reflect.TypeFor[json.RawMessage](), t.Kind() == reflect.Interface:
 		return object{}
 	case t.Kind() == reflect.Pointer:
@@ -98,11 +101,12 @@ func schemaName(t reflect.Type) string {
 	if generic {
 		inner = strings.TrimSuffix(inner, "]")
 		inner = inner[strings.LastIndexAny(inner, "./")+1:]
-		name = inner + outer
+		name = strings.TrimSuffix(inner, "View") + outer
 	}
 	if strings.HasSuffix(t.PkgPath(), "/onboard") {
 		name = "Doctor" + name
 	}
+	name = strings.TrimSuffix(strings.TrimSuffix(name, "Request"), "View")
 	return strings.ToUpper(name[:1]) + name[1:]
 }
 

@@ -21,16 +21,20 @@ import (
 const listenerWait = 2 * time.Second
 
 type subscribeRequest struct {
-	Client    string          `json:"client"`
-	Transport string          `json:"transport"`
-	Topics    []string        `json:"topics"`
-	Token     json.RawMessage `json:"token"`
-	Expires   json.RawMessage `json:"expires"`
+	Client    string          `json:"client" example:"posthorn-app" doc:"that of the session when missing"`
+	Transport string          `json:"transport" enum:"apns,fcm,webpush" need:"true"`
+	Topics    []string        `json:"topics" example:"mail:new" need:"true" doc:"mail:new for the INBOX, mail:new:FOLDER for another folder; 50 at most"`
+	Token     json.RawMessage `json:"token" need:"true" doc:"for apns {\"device_token\"}, for fcm {\"registration_token\"}, for webpush what PushSubscription.toJSON() returns"`
+	Expires   json.RawMessage `json:"expires" doc:"a time, or milliseconds since 1970; never when missing, null or 0"`
 	// Policy and Keys are left as they were when missing or null.
-	Policy json.RawMessage `json:"policy"`
-	Keys   json.RawMessage `json:"keys"`
+	Policy policyOf        `json:"policy" doc:"the one that is there stays when missing"`
+	Keys   json.RawMessage `json:"keys" doc:"{\"p256dh\",\"auth\"} for sealed notifications; those that are there stay when missing or null"`
 	// VAPIDPublicKey is what a browser subscribed with; "" is the one that it is offered now.
-	VAPIDPublicKey string `json:"vapid_public_key"`
+	VAPIDPublicKey string `json:"vapid_public_key" doc:"what the browser subscribed with"`
+}
+
+type subscriptionChange struct {
+	Policy policyOf `json:"policy" doc:"takes the place of the whole one that was there"`
 }
 
 type subscriptionView struct {
@@ -44,6 +48,11 @@ type subscriptionView struct {
 	Created  string       `json:"created"`
 	Expires  string       `json:"expires,omitempty"`
 	Listener listenerView `json:"listener"`
+}
+
+type transportView struct {
+	Transport      string `json:"transport" enum:"apns,fcm,webpush"`
+	VAPIDPublicKey string `json:"vapid_public_key,omitempty" doc:"the applicationServerKey of browsers"`
 }
 
 type listenerView struct {
@@ -60,13 +69,9 @@ func (a *API) listTransports(r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	type view struct {
-		Transport      string `json:"transport"`
-		VAPIDPublicKey string `json:"vapid_public_key,omitempty"`
-	}
-	list := List[view]{Items: []view{}}
+	list := List[transportView]{Items: []transportView{}}
 	for _, name := range a.Push.Offered(provider) {
-		v := view{Transport: name}
+		v := transportView{Transport: name}
 		if name == "webpush" {
 			v.VAPIDPublicKey = a.VAPIDPublicKey(provider)
 		}
@@ -153,9 +158,7 @@ func (a *API) changeSubscription(r *http.Request) (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	var body struct {
-		Policy json.RawMessage `json:"policy"`
-	}
+	var body subscriptionChange
 	if err := decode(r, &body); err != nil {
 		return 0, nil, err
 	}
@@ -177,7 +180,7 @@ func (a *API) changeSubscription(r *http.Request) (int, any, error) {
 
 // readPolicy reads a policy; nil is none. Unlike the rest of a request it may have no member that we do not
 // know: who writes "vip" for "vips" would wait in vain.
-func readPolicy(raw json.RawMessage) (*subscription.Policy, error) {
+func readPolicy(raw policyOf) (*subscription.Policy, error) {
 	if raw == nil || string(raw) == "null" {
 		return nil, nil
 	}

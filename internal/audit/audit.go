@@ -13,8 +13,11 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -51,7 +54,7 @@ const (
 const (
 	maxQueued = 10_000
 	maxBatch  = 200
-	maxDetail = 500 // bytes; the other texts are bounded where they come from
+	maxText   = 500 // bytes of each text
 	// retryEvery is how long a batch waits that could not be written.
 	retryEvery = time.Second
 	// pruneEvery is how often what is old is looked for.
@@ -107,8 +110,8 @@ func (l *Log) Write(ctx context.Context, e Entry) {
 	if e.At.IsZero() {
 		e.At = l.Now()
 	}
-	if len(e.Detail) > maxDetail {
-		e.Detail = e.Detail[:maxDetail]
+	for _, text := range []*string{&e.Actor, &e.Act, &e.Subject, &e.Address, &e.Outcome, &e.Detail} {
+		*text = oneLine(*text)
 	}
 	var random [4]byte
 	_, _ = rand.Read(random[:]) // never fails (crypto/rand)
@@ -118,6 +121,26 @@ func (l *Log) Write(ctx context.Context, e Entry) {
 	default:
 		l.lose(ctx, 1)
 	}
+}
+
+// oneLine makes of what others may have said a text that every database takes, or it would hold up all that follows, and
+// that looks like nothing else where it is shown.
+func oneLine(text string) string {
+	if len(text) > maxText {
+		text = text[:maxText]
+		for len(text) > maxText-utf8.UTFMax { // not through a character
+			if r, size := utf8.DecodeLastRuneInString(text); r != utf8.RuneError || size > 1 {
+				break
+			}
+			text = text[:len(text)-1]
+		}
+	}
+	return strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || unicode.IsControl(r) || unicode.In(r, unicode.Bidi_Control, unicode.Zl, unicode.Zp) {
+			return '?'
+		}
+		return r
+	}, text)
 }
 
 // idAt is the beginning of every id of a moment, and sorts before them.

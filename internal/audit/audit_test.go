@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -124,7 +125,7 @@ func TestWriteAndList(t *testing.T) {
 						t.Fatal(err)
 					}
 					got = append(got, i)
-					if !e.At.Equal(now.Add(time.Duration(i-10)*time.Minute)) || len(e.Detail) > maxDetail || e.Outcome != OK || e.Address != "192.0.2.7" {
+					if !e.At.Equal(now.Add(time.Duration(i-10)*time.Minute)) || len(e.Detail) > maxText || e.Outcome != OK || e.Address != "192.0.2.7" {
 						t.Errorf("%+v", e)
 					}
 				}
@@ -172,4 +173,38 @@ func TestDatabaseAway(t *testing.T) {
 	if n := lost(t, l); n != 1 {
 		t.Errorf("%v are lost, want 1", n)
 	}
+}
+
+// What others say is kept as one line of text, whatever it is: neither does it hold up what comes after it, nor does it
+// look like another entry.
+func TestForeignText(t *testing.T) {
+	t.Parallel()
+	testpeer.EachDatabase(t, func(t *testing.T, url string) {
+		l := newLog(t, url, time.Hour)
+		defer run(t, l)()
+		long := strings.Repeat("ä", 1000)
+		l.Write(t.Context(), Entry{Act: "bad", Actor: "\xff\x00", Subject: "a\nb\x1b[2Jc\u202ed\u2028e", Outcome: "\xff", Address: "fe80::1%\x00", Detail: "x" + long})
+		l.Write(t.Context(), Entry{Act: "bad", Subject: long, Actor: long, Address: long})
+		l.Write(t.Context(), Entry{Act: "good", Detail: "Zoë's 👩‍💻"})
+		all, _, err := l.List(t.Context(), Query{})
+		if err != nil || len(all) != 3 {
+			t.Fatalf("%+v, %v", all, err)
+		}
+		if e := all[0]; e.Detail != "Zoë's 👩‍💻" {
+			t.Errorf("%+v", e)
+		}
+		for _, e := range all {
+			for _, text := range []string{e.Actor, e.Subject, e.Address, e.Detail} {
+				if len(text) > maxText || !utf8.ValidString(text) || strings.ContainsAny(text, "\x00\n\x1b\u202e\u2028") {
+					t.Errorf("%q", text)
+				}
+			}
+		}
+		// Nor do questions of any text fail.
+		for _, q := range []Query{{Act: "\xff."}, {Subject: "\x00"}, {After: "\xff\x00"}} {
+			if _, _, err := l.List(t.Context(), q); err != nil {
+				t.Errorf("%+v: %v", q, err)
+			}
+		}
+	})
 }

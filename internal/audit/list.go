@@ -40,6 +40,9 @@ const sqlList = `SELECT id, at_ms, actor, act, subject, context_id, address, out
 // database takes it; what other nodes wrote in the last moments may be missing.
 func (l *Log) List(ctx context.Context, q Query) (all []Entry, next string, err error) {
 	l.settle(ctx)
+	for _, text := range []*string{&q.Act, &q.Subject, &q.After} {
+		*text = oneLine(*text) // as it was written
+	}
 	limit := min(q.Limit, maxLimit)
 	if limit <= 0 {
 		limit = 100

@@ -17,9 +17,12 @@ const (
 func (r *rows) contextAttribute(row record) string {
 	c := row.int("cid")
 	if !inRange(c) {
-		return noUser
+		return "it names no context: cid must be from 1 to 4294967295"
 	}
-	name, value := row.text("name"), row.text("value")
+	if r.closed[uint32(c)] { //nolint:gosec // in range
+		return closedContext
+	}
+	name, value := row.name("name"), row.name("value")
 	if name == taxonomy {
 		tags, why := cleanTags(value)
 		if why != "" {
@@ -36,7 +39,7 @@ func (r *rows) userAttribute(row record) string {
 	if !ok {
 		return noUser
 	}
-	return r.value("user", u.String(), row.text("name"), row.text("value"))
+	return r.value("user", u.String(), row.name("name"), row.name("value"))
 }
 
 func (r *rows) value(scope, subject, name, value string) string {

@@ -2,7 +2,6 @@ package original
 
 import (
 	"bufio"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -21,41 +20,63 @@ type cell struct {
 // rowFunc takes a row of a table. The slices are used again for the next row.
 type rowFunc func(table string, columns []string, row []cell) error
 
+// sink is where a dump goes.
+type sink struct {
+	row rowFunc
+	// bad hears of a row that cannot be read; what follows it is read.
+	bad func(table string, line int, why string) error
+	// known are the columns that CREATE TABLE gave the tables, in this dump and those before it.
+	known map[string][]string
+}
+
 // sqlDump reads what mysqldump writes: of CREATE TABLE the columns, of INSERT and REPLACE the rows; all else is passed
 // over. It holds one row at a time.
 type sqlDump struct {
-	in      *bufio.Reader
-	line    int
-	wanted  func(table string) bool
-	row     rowFunc
-	columns map[string][]string // of CREATE TABLE
+	sink
+	in     *bufio.Reader
+	line   int
+	wanted func(table string) bool
+	// named tells a dump by mysqldump's own first comment, which begins it; ended, by the one that ends it.
+	named, ended bool
+	// passing says that what is read has no use, so none of it is kept.
+	passing bool
+	// long says that a value was longer than one may be, and was cut.
+	long bool
 }
 
 // readSQL calls row for each row of the tables that are wanted. Rows of tables that neither name their columns nor
-// were created before are an error.
-func readSQL(in io.Reader, wanted func(table string) bool, row rowFunc) error {
-	d := &sqlDump{in: bufio.NewReaderSize(in, 64<<10), line: 1, wanted: wanted, row: row, columns: map[string][]string{}}
+// were created before are an error. It reports whether the dump has the beginning of a whole one and not its end.
+func readSQL(in io.Reader, wanted func(table string) bool, to sink) (cutOff bool, err error) {
+	d := &sqlDump{sink: to, in: bufio.NewReaderSize(in, 64<<10), line: 1, wanted: wanted}
 	for {
 		word, err := d.token()
 		if errors.Is(err, io.EOF) {
-			return nil
+			return d.named && !d.ended, nil
+		} else if errors.Is(err, errDamaged) {
+			continue
 		} else if err != nil {
-			return err
+			return false, err
 		}
 		switch strings.ToUpper(word.text) {
 		case "INSERT", "REPLACE":
 			err = d.insert()
 		case "CREATE":
 			err = d.create()
+		case "DELIMITER":
+			err = d.routines()
 		case ";":
 		default:
 			err = d.skip()
 		}
-		if err != nil && !errors.Is(err, io.EOF) {
-			return err
+		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, errDamaged) {
+			return false, err
 		}
 	}
 }
+
+// errDamaged says that a quoted text went over the end of a line, which mysqldump does not let one do: it writes \n. The next
+// line is where reading goes on.
+var errDamaged = errors.New("a quote is not closed on its line")
 
 func (d *sqlDump) errorf(format string, args ...any) error {
 	return fmt.Errorf("%w: line %d: %s", errDump, d.line, fmt.Sprintf(format, args...))
@@ -100,10 +121,8 @@ func (d *sqlDump) token() (token, error) {
 			return token{}, err
 		case c == ' ' || c == '\t' || c == '\n' || c == '\r':
 			continue
-		case c == '#':
-			err = d.toLineEnd()
-		case c == '-' && d.peek() == '-':
-			err = d.toLineEnd()
+		case c == '#', c == '-' && d.peek() == '-':
+			_, err = d.toLineEnd()
 		case c == '/' && d.peek() == '*':
 			err = d.comment()
 		case c == '\'' || c == '"':
@@ -138,27 +157,63 @@ func (d *sqlDump) word(first byte) (token, error) {
 			d.unread(c)
 			break
 		}
-		if b = append(b, c); len(b) > 2*maxValue {
-			return token{}, d.errorf("a word of more than %d bytes", 2*maxValue)
-		}
+		b = d.keep(b, c, 2*maxValue)
 	}
 	return token{text: string(b), kind: 'w', number: b[0] >= '0' && b[0] <= '9' || b[0] == '-' || b[0] == '+'}, nil
 }
 
-func (d *sqlDump) toLineEnd() error {
+// keep appends a byte of a value that has a use, up to a bound.
+func (d *sqlDump) keep(b []byte, c byte, most int) []byte {
+	if len(b) >= most {
+		d.long = true
+		return b
+	}
+	if d.passing && len(b) >= 64 { // enough to tell a keyword
+		return b
+	}
+	return append(b, c)
+}
+
+// toLineEnd passes over the rest of a line, and returns its beginning.
+func (d *sqlDump) toLineEnd() (string, error) {
+	const enough = 40
+	var b []byte
 	for {
-		if c, err := d.read(); err != nil || c == '\n' {
-			return err
+		c, err := d.read()
+		if len(b) < enough && err == nil {
+			b = append(b, c)
+		}
+		if err != nil || c == '\n' {
+			switch text := strings.TrimLeft(string(b), "- "); {
+			case strings.HasPrefix(text, "MySQL dump "), strings.HasPrefix(text, "MariaDB dump "):
+				d.named, d.ended = true, false
+			case strings.HasPrefix(text, "Dump completed"):
+				d.ended = true
+			}
+			return string(b), err
 		}
 	}
 }
 
+// routines passes over stored procedures and the like, whose statements another word ends than ";".
+func (d *sqlDump) routines() error {
+	mark, err := d.toLineEnd()
+	for err == nil && strings.TrimSpace(mark) != ";" {
+		var line string
+		if line, err = d.toLineEnd(); len(line) > 9 && strings.EqualFold(line[:9], "DELIMITER") {
+			mark = line[9:]
+		}
+	}
+	return err
+}
+
 func (d *sqlDump) comment() error {
-	last := byte(0)
+	at, last := d.line, byte(0)
+	_, _ = d.read() // the star
 	for {
 		c, err := d.read()
 		if err != nil {
-			return d.errorf("a comment does not end")
+			return d.ends(err, at, "a comment does not end")
 		}
 		if last == '*' && c == '/' {
 			return nil
@@ -167,13 +222,22 @@ func (d *sqlDump) comment() error {
 	}
 }
 
+// ends is the error of a dump that ends, or cannot be read on, in the midst of something that began at a line.
+func (d *sqlDump) ends(err error, line int, what string) error {
+	if !errors.Is(err, io.EOF) {
+		return fmt.Errorf("read: %w", err)
+	}
+	return fmt.Errorf("%w: line %d: %s: it is cut off, so make it again", errDump, line, what)
+}
+
 // quoted reads on to the quote that ends a text. Doubled it is one; a backslash is one of MySQL's escapes.
 func (d *sqlDump) quoted(quote byte, escapes bool) (string, error) {
 	var b []byte
+	at := d.line
 	for {
 		c, err := d.read()
 		if err != nil {
-			return "", d.errorf("a quote is never closed")
+			return "", d.ends(err, at, "a quote is never closed")
 		}
 		switch {
 		case c == quote:
@@ -181,15 +245,15 @@ func (d *sqlDump) quoted(quote byte, escapes bool) (string, error) {
 				return string(b), nil
 			}
 			_, _ = d.read()
+		case c == '\n' && d.named:
+			return "", errDamaged
 		case c == '\\' && escapes:
 			if c, err = d.read(); err != nil {
-				return "", d.errorf("a quote is never closed")
+				return "", d.ends(err, at, "a quote is never closed")
 			}
 			c = unescapeMySQL(c)
 		}
-		if b = append(b, c); len(b) > maxValue {
-			return "", d.errorf("a value of more than %d bytes", maxValue)
-		}
+		b = d.keep(b, c, maxValue)
 	}
 }
 
@@ -214,6 +278,8 @@ func unescapeMySQL(c byte) byte {
 
 // skip reads on to the end of a statement.
 func (d *sqlDump) skip() error {
+	d.passing = true
+	defer func() { d.passing, d.long = false, false }()
 	for {
 		if t, err := d.token(); err != nil || t.kind == 0 && t.text == ";" {
 			return err
@@ -279,7 +345,7 @@ func (d *sqlDump) create() error {
 		case t.kind == 0 && t.text == "," && depth == 1:
 			first = true
 			continue
-		case first && (t.kind == 'n' || t.kind == 'w' && !keyWord(t.text)):
+		case first && (t.kind == 'n' || t.kind == 's' || t.kind == 'w' && !keyWord(t.text)): // 's': "name", as --compatible=ansi has it
 			columns = append(columns, t.text)
 		}
 		first = false
@@ -287,7 +353,7 @@ func (d *sqlDump) create() error {
 			break
 		}
 	}
-	d.columns[table] = columns
+	d.known[table] = columns
 	return d.skip()
 }
 
@@ -306,152 +372,6 @@ func (d *sqlDump) rest(t token) error {
 		return nil
 	}
 	return d.skip()
-}
-
-// insert calls row for each row of INSERT INTO table (columns) VALUES (…), (…);
-func (d *sqlDump) insert() error {
-	t, err := d.token()
-	for err == nil && t.kind == 'w' && modifier(t.text) {
-		t, err = d.token()
-	}
-	if err != nil || t.kind == 0 {
-		return errors.Join(err, d.rest(t))
-	}
-	table := d.name(t)
-	if !d.wanted(table) {
-		return d.skip()
-	}
-	if t, err = d.token(); err != nil {
-		return err
-	}
-	columns := d.columns[table]
-	if t.kind == 0 && t.text == "(" {
-		if columns, err = d.list(); err == nil {
-			t, err = d.token()
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if u := strings.ToUpper(t.text); u != "VALUES" && u != "VALUE" {
-		return d.errorf("INSERT INTO %s: VALUES expected", clip(table))
-	}
-	if columns == nil {
-		return d.errorf("INSERT INTO %s names no columns, and no CREATE TABLE came before: make the dump with --complete-insert", clip(table))
-	}
-	row := make([]cell, 0, len(columns))
-	for {
-		if t, err = d.token(); err != nil {
-			return err
-		}
-		switch {
-		case t.kind == 0 && t.text == ";":
-			return nil
-		case t.kind == 0 && t.text == ",":
-			continue
-		case t.kind != 0 || t.text != "(":
-			return d.skip() // ON DUPLICATE KEY UPDATE
-		}
-		if row, err = d.values(row[:0]); err != nil {
-			return err
-		}
-		if len(row) != len(columns) {
-			return d.errorf("a row of %s has %d values for %d columns", clip(table), len(row), len(columns))
-		}
-		if err := d.row(table, columns, row); err != nil {
-			return err
-		}
-	}
-}
-
-func modifier(word string) bool {
-	switch strings.ToUpper(word) {
-	case "LOW_PRIORITY", "DELAYED", "HIGH_PRIORITY", "IGNORE", "INTO":
-		return true
-	}
-	return false
-}
-
-// list reads the names of columns up to ")".
-func (d *sqlDump) list() (names []string, err error) {
-	for {
-		t, err := d.token()
-		switch {
-		case errors.Is(err, io.EOF):
-			return nil, d.errorf("it ends within a list of columns")
-		case err != nil:
-			return nil, err
-		case t.kind == 0 && t.text == ")":
-			return names, nil
-		case t.kind == 0 && t.text == ",":
-		case len(names) == maxColumns:
-			return nil, d.errorf("more than %d columns", maxColumns)
-		default:
-			names = append(names, t.text)
-		}
-	}
-}
-
-// values reads the values of a row up to ")".
-func (d *sqlDump) values(row []cell) ([]cell, error) {
-	for {
-		c, end, err := d.value()
-		if err != nil {
-			return nil, err
-		}
-		if row = append(row, c); len(row) > maxColumns {
-			return nil, d.errorf("more than %d values in a row", maxColumns)
-		}
-		if end {
-			return row, nil
-		}
-	}
-}
-
-// value reads one value with the "," or ")" after it.
-func (d *sqlDump) value() (c cell, end bool, err error) {
-	depth, prefix := 0, ""
-	for {
-		t, err := d.token()
-		if errors.Is(err, io.EOF) {
-			return cell{}, false, d.errorf("it ends within a row")
-		} else if err != nil {
-			return cell{}, false, err
-		}
-		switch {
-		case t.kind == 0 && t.text == "," && depth == 0:
-			return c, false, nil
-		case t.kind == 0 && t.text == ")" && depth == 0:
-			return c, true, nil
-		case t.kind == 0 && t.text == "(":
-			depth++
-		case t.kind == 0 && t.text == ")":
-			depth--
-		case depth > 0: // a function, such as from_base64: not what mysqldump writes
-		case t.kind == 's' && strings.EqualFold(prefix, "x"):
-			raw, err := hex.DecodeString(t.text)
-			if err != nil {
-				return cell{}, false, d.errorf("a value in hexadecimal is damaged")
-			}
-			c = cell{text: string(raw)}
-		case t.kind == 's':
-			c = cell{text: t.text}
-		case strings.EqualFold(t.text, "NULL"):
-			c = cell{null: true}
-		case t.number && len(t.text) > 2 && (strings.HasPrefix(t.text, "0x") || strings.HasPrefix(t.text, "0X")):
-			raw, err := hex.DecodeString(t.text[2:])
-			if err != nil {
-				return cell{}, false, d.errorf("a value in hexadecimal is damaged")
-			}
-			c = cell{text: string(raw)}
-		default:
-			c = cell{text: t.text}
-		}
-		prefix = t.text
-		if t.kind == 's' {
-			prefix = ""
-		}
-	}
 }
 
 // clip shortens a word of a foreign file for a message.

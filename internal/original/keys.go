@@ -67,20 +67,27 @@ func (r *Reader) verdict(key string, v Verdict, to, reason string, needsYou bool
 		}
 		reason = strings.TrimSpace(spelled + " " + reason)
 	}
-	r.report.Entries = append(r.report.Entries, Entry{f.file, f.line, strings.Map(printable, f.key), shown(f.key, f.value), v, to, reason, needsYou})
+	r.report.Entries = append(r.report.Entries, Entry{f.file, f.line, keyName(f.key), f.shown(), v, to, reason, needsYou})
 }
 
 // misspelled says what the trap in the names of the first generation meant for a key.
 func misspelled(key, canonical string) string {
-	if strings.HasPrefix(canonical, "com.openexchange.mobilepush.") && strings.HasPrefix(key, "com.openexchange.") {
+	switch {
+	case spelling(key) > 0:
+		return ""
+	case strings.HasPrefix(canonical, mobilePush):
 		return "The system before read com.openxchange.…, without the first e, so this line had no effect there."
 	}
-	return ""
+	return "The system before read com.openexchange.… here, so this line had no effect there."
 }
 
 // yamlEntry puts what became of a key of a YAML file into the report.
 func (r *Reader) yamlEntry(file string, line int, key, value string, v Verdict, to, reason string, needsYou bool) {
-	r.report.Entries = append(r.report.Entries, Entry{file, line, strings.Map(printable, key), shown(key, value), v, to, reason, needsYou})
+	value = shown(key, value)
+	if reason == notKnown || reason == noProperty || reason == noUse {
+		value = hidden(value)
+	}
+	r.report.Entries = append(r.report.Entries, Entry{file, line, keyName(key), value, v, to, reason, needsYou})
 }
 
 // own is what the operator says of Posthorn itself.
@@ -392,11 +399,16 @@ func (r *Reader) capability() {
 	}
 }
 
+const (
+	notKnown   = "not known"
+	noProperty = "there is no such property here"
+)
+
 // property1 finds what a property of the original is called here and reads its value.
 func property1(key, value string) (name, text, why string) {
 	d, err := cascade.Standard.Find(canonical(strings.TrimSpace(key)))
 	if err != nil {
-		return "", "", "there is no such property here"
+		return "", "", noProperty
 	}
 	if text, err = d.Parse(value); err != nil {
 		return "", "", err.Error()

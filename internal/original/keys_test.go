@@ -1,8 +1,10 @@
 package original
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -87,6 +89,81 @@ func TestVerdicts(t *testing.T) {
 				t.Errorf("%s: %s, want %s…", tc.key, got, tc.want)
 			}
 		})
+	}
+}
+
+// TestSpelling takes what the system before read where both spellings are there, in whatever order.
+func TestSpelling(t *testing.T) {
+	const right, wrong, older = "com.openxchange.mobilepush.events.gcm.enabled", "com.openexchange.mobilepush.events.gcm.enabled", "com.openxchange.mobilenotifier.events.gcm.enabled"
+	for _, text := range []string{
+		right + "=true\n" + wrong + "=false\n" + older + "=false\n", older + "=false\n" + wrong + "=false\n" + right + "=true\n", older + "=true\n" + wrong + "=false\n",
+	} {
+		p, _ := tryKeys(t, Options{ServiceAccount: []byte("{}")}, text)
+		taken := right
+		if !strings.Contains(text, right) {
+			taken = older
+		}
+		if got := verdictOn(p, taken); got != "changed transports.fcm.enabled: with a service account" {
+			t.Errorf("%s: %s", taken, got)
+		}
+		if got := verdictOn(p, wrong); !strings.HasSuffix(got, "and the system before read that spelling") {
+			t.Errorf("%s: %s", wrong, got)
+		}
+	}
+	p, _ := tryKeys(t, Options{}, "com.openxchange.push.allowPermanentPush=false\n")
+	if got := verdictOn(p, "com.openxchange.push.allowPermanentPush"); !strings.HasPrefix(got, "changed listen.allow_permanent_push: The system before read com.openexchange.…") {
+		t.Error(got)
+	}
+}
+
+// TestClientOptions takes options that another client lends, the keystore that its path means of several of one name, and
+// tells of what is none.
+func TestClientOptions(t *testing.T) {
+	dir := t.TempDir()
+	for _, brand := range []string{"a", "b"} {
+		must(t, os.MkdirAll(filepath.Join(dir, "security", brand), 0o700))
+		keystore(t, filepath.Join(dir, "security", brand, "apn.pfx"), "com.example."+brand, "changeme", today.Add(300*24*time.Hour))
+	}
+	keystore(t, filepath.Join(dir, "apn.pfx"), "com.example.top", "changeme", today.Add(300*24*time.Hour))
+	must(t, os.WriteFile(filepath.Join(dir, "pns.properties"), []byte("com.openexchange.pns.transport.apn.ios.enabled=true\n"), 0o600))
+	must(t, os.WriteFile(filepath.Join(dir, "foldercache.xml"), []byte("<x/>"), 0o600))
+	const text = `a: &a
+  enabled: true
+  keystore: /opt/open-xchange/etc/security/a/apn.pfx
+  password: changeme
+  colour: [{x: blue}, {y: 1}]
+b:
+  <<: *a
+  keystore: /opt/open-xchange/etc/security/b/apn.pfx
+  keystore: /opt/open-xchange/etc/security/b/apn.pfx
+c: true
+d:
+`
+	must(t, os.WriteFile(filepath.Join(dir, "pns-apns-options.yml"), []byte(text), 0o600))
+	p := planOfTree(t, dir)
+	var got []string
+	for _, e := range p.Report.Entries {
+		if e.File == "pns-apns-options.yml" {
+			got = append(got, fmt.Sprintf("%d %s %s %s", e.Line, e.Key, e.Value, e.Verdict))
+		}
+	}
+	want := []string{
+		"2 a.enabled true taken", "3 a.keystore /opt/open-xchange/etc/security/a/apn.pfx changed", "4 a.password [redacted] taken",
+		"5 a.colour[0].x [not shown] dropped", "5 a.colour[1].y [not shown] dropped",
+		"7 b.<< a changed", "8 b.keystore /opt/open-xchange/etc/security/b/apn.pfx dropped", "9 b.keystore /opt/open-xchange/etc/security/b/apn.pfx changed",
+		"10 c true dropped", "11 d  dropped",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q\nwant %q", got, want)
+	}
+	config := string(p.Files[0].Content)
+	for _, topic := range []string{"com.example.a", "com.example.b"} {
+		if !strings.Contains(config, "topic: "+topic+" ") {
+			t.Errorf("no app with the topic %s:\n%s", topic, config)
+		}
+	}
+	if i := slices.IndexFunc(p.Report.Findings, func(f Finding) bool { return f.Subject == "other files" }); i < 0 || !strings.HasPrefix(p.Report.Findings[i].Text, "2 files were not looked at (.pfx, .xml)") {
+		t.Errorf("%+v", p.Report.Findings)
 	}
 }
 

@@ -14,7 +14,7 @@ const (
 	maxDepth   = 16      // directories below each other
 	maxFile    = 1 << 20 // bytes of a configuration file
 	maxKeys    = 200000  // keys of all files
-	maxKeyLen  = 1000    // bytes of a key that is shown
+	maxKeyLen  = 200     // bytes of a key that is shown
 	maxRows    = 20 << 20
 	maxValue   = 1 << 20 // bytes of a value in a dump
 	maxColumns = 200

@@ -79,6 +79,10 @@ type Reader struct {
 	apps       []app
 	fcmClients []string
 	allowed    []string // patterns of push.allowed_clients; nil for all
+
+	known   map[string][]string // columns of tables, by CREATE TABLE of the dumps
+	read    int                 // rows
+	damaged int                 // of them
 }
 
 // Open reads and judges the configuration in dir.
@@ -88,7 +92,7 @@ func Open(dir string, opts Options) (*Reader, error) {
 		return nil, err
 	}
 	r := &Reader{
-		opts: opts, tree: t, out: newSettings(), rows: newRows(opts.Now),
+		opts: opts, tree: t, out: newSettings(), rows: newRows(opts.Now), known: map[string][]string{},
 		report: &Report{Directory: dir, Entries: []Entry{}, Tables: []Table{}, Findings: slices.Clone(t.broken), Next: []string{}},
 	}
 	for _, judge := range []func(){
@@ -101,14 +105,41 @@ func Open(dir string, opts Options) (*Reader, error) {
 
 // Dump reads one dump; name is its file's. Several may hold parts of one table.
 func (r *Reader) Dump(name string, in io.Reader) error {
-	if err := readDump(in, name, r.rows.take); err != nil {
+	to := r.sink(name)
+	before := r.read
+	cutOff, err := readDump(in, name, to)
+	switch {
+	case err != nil:
 		return fmt.Errorf("%s: %w", name, err)
+	case cutOff:
+		r.finding(true, name, "it does not end as mysqldump ends a dump (-- Dump completed), so some of it may be missing: make it again, and look at what mysqldump says")
+	case r.read == before && len(r.known) == 0:
+		r.finding(true, name, "there is no row in it of a table that is known here: look whether it is the right file")
 	}
 	return nil
 }
 
-// Logins reads a file of logins: comma- or tab-separated, its first line naming the columns context, user, login and,
-// if it is not for all the same, mailhost.
+// sink takes the rows of a file, and tells of those that are damaged.
+func (r *Reader) sink(file string) sink {
+	return sink{
+		known: r.known,
+		row: func(table string, columns []string, cells []cell) error {
+			r.read++
+			return r.rows.take(table, columns, cells)
+		},
+		bad: func(table string, line int, why string) error {
+			const most = 20
+			r.read++
+			if r.damaged++; r.damaged <= most {
+				r.finding(true, fmt.Sprintf("%s:%d", file, line), "a row of %s cannot be read: %s. The others are read", table, why)
+			}
+			return r.rows.bad(table, "it cannot be read: "+why)
+		},
+	}
+}
+
+// Logins reads a file of logins: parted by commas, semicolons or tabs, its first line naming the columns context, user,
+// login and, if it is not for all the same, mailhost.
 func (r *Reader) Logins(name string, in io.Reader) error {
 	known := func(columns []string) string {
 		rec := record{columns: columns, cells: make([]cell, len(columns))}
@@ -120,11 +151,18 @@ func (r *Reader) Logins(name string, in io.Reader) error {
 		return "logins"
 	}
 	data := newPeeker(in)
-	read := readCSV
-	if data.firstLineHas('\t') {
-		read = readTSV
+	to := r.sink(name)
+	to.row = r.rows.readLogins
+	var err error
+	switch {
+	case data.firstLineHas('\t'):
+		err = readTSV(data, nil, "", known, to)
+	case data.firstLineHas(';'):
+		err = readCSV(data, ';', known, to)
+	default:
+		err = readCSV(data, ',', known, to)
 	}
-	if err := read(data, known, r.rows.readLogins); err != nil {
+	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	return nil
@@ -171,88 +209,6 @@ func (r *Reader) Plan() (*Plan, error) {
 	}
 	r.report.sort()
 	return p, nil
-}
-
-// users makes users of the logins, and the mail hosts that they have.
-func (r *Reader) users(p *Plan) {
-	hosts := map[string]*MailHost{}
-	if r.globalHost != "" {
-		r.addHost(hosts, r.globalHost)
-	}
-	maps.Copy(r.rows.logins, r.rows.given)
-	ids := slices.SortedFunc(maps.Keys(r.rows.logins), func(a, b UserID) int {
-		return cmp.Or(cmp.Compare(a.Context, b.Context), cmp.Compare(a.User, b.User))
-	})
-	taken := map[string]UserID{}
-	var nameless, hostless []UserID
-	for _, id := range ids {
-		l := r.rows.logins[id]
-		_, given := r.rows.given[id]
-		server := ""
-		if int(l.server) < len(r.rows.words) {
-			server = r.rows.words[l.server]
-		}
-		if r.globalHost != "" && !given || server == "" {
-			server = cmp.Or(r.globalHost, r.opts.IMAPHost)
-		}
-		name := strings.TrimSpace(l.name)
-		host := r.addHost(hosts, server)
-		key := ""
-		if host != nil {
-			key = strings.ToLower(name) + "\x00" + host.Name
-		}
-		switch first, twice := taken[key]; {
-		case name == "" || !isLogin(name):
-			nameless = append(nameless, id)
-			continue
-		case host == nil:
-			hostless = append(hostless, id)
-			continue
-		case twice:
-			r.finding(true, id.String(), "its login at %s is that of %s already; it is left out. Give one of them another with --logins", host.Name, first)
-			continue
-		}
-		taken[key] = id
-		p.have[id] = struct{}{}
-		p.Users = append(p.Users, User{ID: id, Login: name, MailHost: host.Name})
-	}
-	if len(nameless) > 0 {
-		r.finding(false, "logins", "%s left out for want of a login in the dump (com.openexchange.mail.loginSource is %s): %s. Give theirs with --logins, if they are to use the app",
-			plural(len(nameless), "user is", "users are"), r.rows.loginSource, some(nameless))
-	}
-	if len(hostless) > 0 {
-		r.finding(true, "mail hosts", "%s no mail host: %s. Name one with --imap-host",
-			plural(len(hostless), "user has", "users have"), some(hostless))
-	}
-	for _, name := range sortedKeys(hosts) {
-		p.MailHosts = append(p.MailHosts, *hosts[name])
-	}
-	if len(p.MailHosts) == 0 && r.opts.IMAPHost != "" {
-		if h := r.addHost(hosts, r.opts.IMAPHost); h != nil {
-			p.MailHosts = append(p.MailHosts, *h)
-		}
-	}
-}
-
-// isLogin is the rule that tenant.CheckLogin has.
-func isLogin(s string) bool {
-	return len(s) <= 255 && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f || r == 0xfffd })
-}
-
-func some(ids []UserID) string {
-	const most = 5
-	var b strings.Builder
-	for i, id := range ids {
-		if i == most {
-			fmt.Fprintf(&b, " and %d more", len(ids)-most)
-			break
-		}
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		b.WriteString(id.String())
-	}
-	return b.String()
 }
 
 // addHost finds or makes the mail host that an address means; nil for none.
@@ -313,8 +269,9 @@ func (r *Reader) contexts(p *Plan) {
 		all[id] = true
 	}
 	for id := range r.rows.tags {
-		all[id] = true
+		all[id] = !r.rows.closed[id] // the table of contexts may have come after
 	}
+	maps.DeleteFunc(all, func(_ uint32, open bool) bool { return !open })
 	for _, u := range p.Users {
 		all[u.ID.Context] = true
 	}
@@ -345,6 +302,11 @@ func (r *Reader) values(p *Plan) {
 			continue
 		}
 		missing++
+		table := "user_attribute"
+		if v.Scope == "context" {
+			table = "contextAttribute"
+		}
+		r.rows.table(table).drop("its user or context is not imported")
 	}
 	if missing > 0 {
 		r.finding(false, "attributes", "%s of users or contexts that are not imported", plural(missing, "value is", "values are"))
@@ -363,6 +325,9 @@ func (r *Reader) subscriptions(p *Plan) {
 		switch _, ok := p.have[s.user]; {
 		case !s.all && !wants:
 			t.drop(noMail)
+			s.token = ""
+		case r.rows.isOff(s.user):
+			t.drop("its user could not sign in before")
 			s.token = ""
 		case !ok:
 			t.drop("its user has no login here")

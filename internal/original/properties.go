@@ -1,6 +1,8 @@
 package original
 
 import (
+	"bytes"
+	"encoding/binary"
 	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -13,11 +15,15 @@ type property struct {
 }
 
 // parseProperties reads the format of java.util.Properties: comments with # and !, keys that end at =, : or white
-// space, \ before a character or a line's end, \uXXXX. What is valid UTF-8 is taken for that, all else for ISO 8859-1.
+// space, \ before a character or a line's end, \uXXXX. What is valid UTF-8 is taken for that, what says that it is UTF-16 for that,
+// all else for ISO 8859-1.
 // Every text is such a file; what is given twice is returned twice.
 func parseProperties(data []byte) []property {
 	text := string(data)
-	if !utf8.ValidString(text) {
+	switch order := utf16Order(data); {
+	case order != nil:
+		text = fromUTF16(data[2:], order)
+	case !utf8.ValidString(text):
 		text = latin1(data)
 	}
 	text = strings.TrimPrefix(text, "\ufeff")
@@ -31,6 +37,25 @@ func parseProperties(data []byte) []property {
 		key, value := cut(line)
 		all = append(all, property{key: unescape(key), value: unescape(value), line: at})
 	}
+}
+
+// utf16Order is the order of bytes that the mark at the beginning of an UTF-16 file says.
+func utf16Order(data []byte) binary.ByteOrder {
+	switch {
+	case bytes.HasPrefix(data, []byte("\xff\xfe")):
+		return binary.LittleEndian
+	case bytes.HasPrefix(data, []byte("\xfe\xff")):
+		return binary.BigEndian
+	}
+	return nil
+}
+
+func fromUTF16(data []byte, order binary.ByteOrder) string {
+	units := make([]uint16, len(data)/2)
+	for i := range units {
+		units[i] = order.Uint16(data[2*i:])
+	}
+	return string(utf16.Decode(units))
 }
 
 func latin1(data []byte) string {

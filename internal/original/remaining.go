@@ -2,6 +2,7 @@ package original
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -75,6 +76,8 @@ var taken = []string{
 	"com.openexchange.mobilepush.events.gcm.enabled", "com.openexchange.mobilepush.events.gcm.key",
 	"com.openexchange.mobilepush.events.apn.ios.enabled", "com.openexchange.mobilepush.events.apn.ios.keystore",
 	"com.openexchange.mobilepush.events.apn.ios.password", "com.openexchange.mobilepush.events.apn.ios.production",
+	"com.openexchange.mobilepush.events.apn.macos.enabled", "com.openexchange.mobilepush.events.apn.macos.keystore",
+	"com.openexchange.mobilepush.events.apn.macos.password", "com.openexchange.mobilepush.events.apn.macos.production",
 	mobileMailApp,
 }
 
@@ -102,21 +105,41 @@ func (r *Reader) remaining() {
 		var why string
 		switch winner := r.tree.props[name]; {
 		case winner != f:
-			why = fmt.Sprintf("it is there again in %s:%d, and the later one wins", winner.file, winner.line)
+			again := "the later one wins"
+			if spelling(f.key) < spelling(winner.key) {
+				again = "the system before read that spelling"
+			}
+			why = fmt.Sprintf("it is there again in %s:%d, and %s", winner.file, winner.line, again)
 		default:
 			why = reasonFor(name, known)
 		}
 		f.judged = true
-		value := shown(f.key, f.value)
-		if value != "" && !strings.HasPrefix(name, "com.open") {
-			value = "[not shown]" // it may be anything: a password too
-		}
 		r.report.Entries = append(r.report.Entries, Entry{
-			File: f.file, Line: f.line, Key: strings.Map(printable, clip(f.key)), Value: value, Verdict: Dropped, Reason: why,
+			File: f.file, Line: f.line, Key: keyName(f.key), Value: f.shown(), Verdict: Dropped, Reason: why,
 			NeedsYou: strings.HasPrefix(why, "not known; did you mean"),
 		})
 	}
 }
+
+// shown is the value as the report may show it: of a key that is not known, nothing.
+func (f *found) shown() string {
+	name := canonical(f.key)
+	if _, known := idle[name]; known || slices.Contains(taken, name) || forClient.MatchString(name) {
+		return shown(f.key, f.value)
+	}
+	return hidden(f.value)
+}
+
+// keyName is a key as the report shows it.
+func keyName(key string) string {
+	if len(key) > maxKeyLen {
+		key = key[:maxKeyLen] + "…"
+	}
+	return strings.Map(printable, strings.ToValidUTF8(key, "?"))
+}
+
+// forClient are the switches of a transport for one client.
+var forClient = regexp.MustCompile(`^com\.openexchange\.pns\.transport\.[a-z0-9_.]+\.enabled\.`)
 
 func reasonFor(name string, known []string) string {
 	if why, ok := idle[name]; ok {
@@ -135,7 +158,7 @@ func reasonFor(name string, known []string) string {
 			return f.about
 		}
 	}
-	return "not known"
+	return notKnown
 }
 
 // nearest is the known key that is at most two slips away, or "".

@@ -190,7 +190,7 @@ func (r *Report) entries(b *strings.Builder, v Verdict) {
 			fmt.Fprintf(b, "    %s\n", wrap(fmt.Sprintf("%d keys: %s", n, e.Reason), "      "))
 			continue
 		}
-		line := fmt.Sprintf("%-*s = %s", width, e.Key, cmp.Or(e.Value, `""`))
+		line := fmt.Sprintf("%-*s = %s", width, cmp.Or(e.Key, `""`), cmp.Or(e.Value, `""`))
 		if e.To != "" {
 			line += " -> " + e.To
 		}

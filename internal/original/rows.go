@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/posthorn-mail/posthorn/internal/apns"
 )
@@ -44,12 +45,6 @@ type sub struct {
 	id               [16]byte
 }
 
-// login is what the tables say of where a user's mail is.
-type login struct {
-	name   string
-	server uint16 // index of words
-}
-
 // rows gathers what is taken of the tables.
 type rows struct {
 	loginSource string // "login", "mail" or "name": com.openexchange.mail.loginSource
@@ -60,6 +55,7 @@ type rows struct {
 	topics   map[[16]byte]struct{}
 	logins   map[UserID]login
 	contexts map[uint32]string // names
+	closed   map[uint32]bool   // contexts that are disabled
 	given    map[UserID]login  // what a file of logins says, which wins
 	tags     map[uint32][]string
 	values   []Value
@@ -83,7 +79,7 @@ func newRows(now time.Time) *rows {
 	return &rows{
 		loginSource: "login", now: now,
 		byToken: map[[16]byte]int32{}, topics: map[[16]byte]struct{}{}, logins: map[UserID]login{}, given: map[UserID]login{},
-		contexts: map[uint32]string{}, tags: map[uint32][]string{}, wordAt: map[string]uint16{}, stats: map[string]*Table{},
+		contexts: map[uint32]string{}, closed: map[uint32]bool{}, tags: map[uint32][]string{}, wordAt: map[string]uint16{}, stats: map[string]*Table{},
 	}
 }
 
@@ -120,6 +116,10 @@ func (r *rows) table(name string) *Table {
 func (t *Table) drop(reason string) {
 	t.Taken--
 	t.Dropped++
+	const most = 50 // a reason may have a word of the row in it
+	if _, ok := t.Reasons[reason]; !ok && len(t.Reasons) >= most {
+		reason = "for other reasons"
+	}
 	t.Reasons[reason]++
 }
 
@@ -144,6 +144,21 @@ func (r record) text(column string) string {
 		return ""
 	}
 	return c.text
+}
+
+// name is a text for people; a dump in another character set than UTF-8 is taken for ISO 8859-1, as property files are.
+func (r record) name(column string) string {
+	text := r.text(column)
+	if !utf8.ValidString(text) {
+		return latin1([]byte(text))
+	}
+	return strings.Clone(text)
+}
+
+// off reports whether a switch is there, and off.
+func (r record) off(column string) bool {
+	text := r.text(column)
+	return text == "0" || text == "\x00"
 }
 
 func (r record) int(column string) int64 {
@@ -226,6 +241,15 @@ func tableOf(file string, columns []string) string {
 	return ""
 }
 
+// bad counts a row that could not be read.
+func (r *rows) bad(table, why string) error {
+	t := r.table(table)
+	t.Rows++
+	t.Taken++
+	t.drop(why)
+	return nil
+}
+
 // take is the rowFunc of a dump.
 func (r *rows) take(table string, columns []string, cells []cell) error {
 	t := r.table(table)
@@ -248,6 +272,9 @@ const (
 	lostToUser = "the same device is another user's since: the newest has it"
 )
 
+// never is when a year has more than four digits, in ms.
+const never = 253402300800000
+
 // v1App is the client of the first generation, whose table does not name it.
 const v1App = "open-xchange-mailapp"
 
@@ -262,7 +289,7 @@ func (r *rows) v1Subscription(row record) string {
 	if p := row.text("provider"); p != "" && p != "mail" && p != "*" {
 		return noMail
 	}
-	s := sub{user: u, renewed: row.int("timestamp"), all: true}
+	s := sub{user: u, renewed: min(row.int("timestamp"), r.now.UnixMilli()), all: true}
 	client := v1App
 	switch service := row.text("service"); service {
 	case "apn":
@@ -281,7 +308,11 @@ func (r *rows) pnsSubscription(row record) string {
 	if !ok {
 		return noUser
 	}
-	s := sub{user: u, renewed: row.int("last_modified"), expires: row.int("expires")}
+	// A time to come would outlive every word of Apple's; one thousands of years away is how Java says never.
+	s := sub{user: u, renewed: min(row.int("last_modified"), r.now.UnixMilli()), expires: row.int("expires")}
+	if s.expires > never {
+		s.expires = 0
+	}
 	s.all = row.text("all_flag") == "1" || row.text("all_flag") == "\x01"
 	switch transport := row.text("transport"); transport {
 	case "apn", "apns_http2":
@@ -424,64 +455,4 @@ func (*rows) registration(record) string {
 
 func (*rows) credential(record) string {
 	return "stored passwords are not taken: their encryption tells a right password from a wrong one by nothing. The next sign-in brings it"
-}
-
-func (r *rows) mailUser(row record) string {
-	u, ok := row.user("id")
-	if !ok {
-		return noUser
-	}
-	l := r.logins[u]
-	l.server = r.word(row.text("imapServer"))
-	switch r.loginSource {
-	case "login":
-		l.name = strings.Clone(row.text("imapLogin"))
-	case "mail":
-		l.name = strings.Clone(row.text("mail"))
-	}
-	r.logins[u] = l
-	return ""
-}
-
-func (r *rows) loginName(row record) string {
-	if r.loginSource != "name" {
-		return "users sign in at the mail server with another name (com.openexchange.mail.loginSource)"
-	}
-	u, ok := row.user("id")
-	if !ok {
-		return noUser
-	}
-	l := r.logins[u]
-	l.name = strings.Clone(row.text("uid"))
-	r.logins[u] = l
-	return ""
-}
-
-func (r *rows) contextName(row record) string {
-	c := row.int("cid")
-	if !inRange(c) {
-		return noUser
-	}
-	r.contexts[uint32(c)] = strings.Clone(row.text("name")) //nolint:gosec // in range
-	return ""
-}
-
-// readLogins takes a file with the columns context, user, login and mailhost.
-func (r *rows) readLogins(table string, columns []string, cells []cell) error {
-	t := r.table(table)
-	t.Rows++
-	t.Taken++
-	row := record{columns, cells}
-	c, u := row.int("context"), row.int("user")
-	name := strings.TrimSpace(row.text("login"))
-	if !inRange(c) || !inRange(u) {
-		t.drop("it names no user: context and user must be from 1 to 4294967295")
-		return nil
-	}
-	if name == "" {
-		t.drop("it names no login")
-		return nil
-	}
-	r.given[UserID{uint32(c), uint32(u)}] = login{name: strings.Clone(name), server: r.word(row.text("mailhost"))} //nolint:gosec // in range
-	return nil
 }

@@ -21,8 +21,9 @@ type app struct {
 
 // option is a value of the options of one client, from a YAML file.
 type option struct {
-	value string
-	line  int
+	value  string
+	line   int
+	merged bool // it is another client's, by <<
 }
 
 // options are those of one client.
@@ -120,14 +121,15 @@ func (r *Reader) apnsV1(prefix, client string) {
 
 func (r *Reader) apnsV2(o options, enabled bool) {
 	entry := func(name string, v Verdict, to, why string, needsYou bool) {
-		if opt, ok := o.values[name]; ok {
+		opt, ok := o.values[name]
+		if ok && !opt.merged {
 			r.yamlEntry(o.file, opt.line, o.client+"."+name, opt.value, v, to, why, needsYou)
 			delete(o.values, name)
 		}
 	}
 	defer func() {
 		for _, name := range o.order {
-			entry(name, Dropped, "", "not known", false)
+			entry(name, Dropped, "", notKnown, false)
 		}
 	}()
 	known := []string{"enabled", "keystore", "password", "production", "topic", "authtype", "privatekey", "keyid", "teamid"}
@@ -320,6 +322,9 @@ func (r *Reader) fcm() {
 		}
 		for _, name := range o.order {
 			v := o.values[name]
+			if v.merged {
+				continue
+			}
 			switch name {
 			case "key":
 				r.yamlEntry(o.file, v.line, o.client+"."+name, v.value, Dropped, "", why, hand)
@@ -330,7 +335,7 @@ func (r *Reader) fcm() {
 					r.yamlEntry(o.file, v.line, o.client+"."+name, v.value, Dropped, "", why, false)
 				}
 			default:
-				r.yamlEntry(o.file, v.line, o.client+"."+name, v.value, Dropped, "", "not known", false)
+				r.yamlEntry(o.file, v.line, o.client+"."+name, v.value, Dropped, "", notKnown, false)
 			}
 		}
 	}
@@ -372,17 +377,49 @@ func (r *Reader) clientOptions(name string) (all []options) {
 		r.yamlFile(file, func(root *yaml.Node) {
 			for i := 0; i+1 < len(root.Content); i += 2 {
 				k, v := root.Content[i], root.Content[i+1]
-				o := options{file: file, client: k.Value, line: k.Line, values: map[string]option{}}
-				for j := 0; v.Kind == yaml.MappingNode && j+1 < len(v.Content); j += 2 {
-					key, value := v.Content[j], v.Content[j+1]
-					if _, twice := o.values[key.Value]; !twice {
-						o.order = append(o.order, key.Value)
-					}
-					o.values[key.Value] = option{strings.TrimSpace(value.Value), key.Line}
+				if v = target(v); v.Kind != yaml.MappingNode || len(v.Content) == 0 {
+					r.yamlEntry(file, k.Line, k.Value, v.Value, Dropped, "", notKnown, false)
+					continue
 				}
+				o := options{file: file, client: k.Value, line: k.Line, values: map[string]option{}}
+				r.options(&o, v, false)
 				all = append(all, o)
 			}
 		})
 	}
 	return all
+}
+
+// target is what a node of YAML stands for.
+func target(n *yaml.Node) *yaml.Node {
+	if n.Kind == yaml.AliasNode && n.Alias != nil {
+		return n.Alias
+	}
+	return n
+}
+
+// options reads those of one client, with those that <<: *other brings, which give way.
+func (r *Reader) options(o *options, v *yaml.Node, merged bool) {
+	for j := 0; j+1 < len(v.Content); j += 2 {
+		key, value := v.Content[j], target(v.Content[j+1])
+		before, twice := o.values[key.Value]
+		switch {
+		case key.Value == "<<" && value.Kind == yaml.MappingNode && !merged:
+			r.yamlEntry(o.file, key.Line, o.client+".<<", value.Anchor, Changed, "the options of this client", "its values are taken, but for those that are given here", false)
+			r.options(o, value, true)
+		case merged && (twice || value.Kind != yaml.ScalarNode):
+		case value.Kind != yaml.ScalarNode:
+			r.leaves(o.file, o.client+"."+key.Value, value, func(key string, n *yaml.Node) {
+				r.yamlEntry(o.file, n.Line, key, n.Value, Dropped, "", notKnown, false)
+			})
+		default:
+			if twice && !before.merged {
+				r.yamlEntry(o.file, before.line, o.client+"."+key.Value, before.value, Dropped, "", fmt.Sprintf("it is there again in line %d, and the later one wins", key.Line), false)
+			}
+			if !slices.Contains(o.order, key.Value) {
+				o.order = append(o.order, key.Value)
+			}
+			o.values[key.Value] = option{strings.TrimSpace(value.Value), key.Line, merged}
+		}
+	}
 }

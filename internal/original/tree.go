@@ -1,6 +1,7 @@
 package original
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -23,7 +24,9 @@ type found struct {
 // name.
 type tree struct {
 	dir   string
-	files []string // relative, sorted
+	files []string // relative, sorted: those that are read
+	every []string // relative: all
+	other map[string]int
 	props map[string]*found
 	all   []*found
 	// broken are files that could not be read.
@@ -32,7 +35,7 @@ type tree struct {
 
 // readTree looks for files in dir and below it. Links are not followed to directories.
 func readTree(dir string) (*tree, error) {
-	t := &tree{dir: dir, props: map[string]*found{}}
+	t := &tree{dir: dir, props: map[string]*found{}, other: map[string]int{}}
 	n := 0
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		rel, _ := filepath.Rel(dir, path)
@@ -49,8 +52,13 @@ func readTree(dir string) (*tree, error) {
 		switch {
 		case d.IsDir() && strings.Count(rel, string(filepath.Separator)) >= maxDepth:
 			return fs.SkipDir
-		case !d.IsDir() && wanted(rel):
-			t.files = append(t.files, filepath.ToSlash(rel))
+		case !d.IsDir():
+			rel = filepath.ToSlash(rel)
+			if t.every = append(t.every, rel); wanted(rel) {
+				t.files = append(t.files, rel)
+			} else {
+				t.other[cmp.Or(filepath.Ext(rel), filepath.Base(rel))]++
+			}
 		}
 		return nil
 	})
@@ -73,7 +81,11 @@ func readTree(dir string) (*tree, error) {
 			}
 			f := &found{property: p, file: file}
 			t.all = append(t.all, f)
-			t.props[canonical(p.key)] = f // the later wins
+			// The later wins, but a spelling that the system before read beats one that it did not.
+			name := canonical(p.key)
+			if other := t.props[name]; other == nil || spelling(p.key) >= spelling(other.key) {
+				t.props[name] = f
+			}
 		}
 	}
 	return t, nil
@@ -134,13 +146,21 @@ func (t *tree) named(base string) (all []string) {
 // where the path says.
 func (t *tree) locate(path string) ([]byte, string, error) {
 	clean := filepath.ToSlash(filepath.Clean(path))
-	best := ""
-	for _, f := range t.named(filepath.Base(path)) {
-		if best == "" || strings.HasSuffix(clean, "/"+f) {
-			best = f
+	best, fits := "", false
+	for _, f := range t.every {
+		if filepath.Base(f) != filepath.Base(path) {
+			continue
+		}
+		if whole := strings.HasSuffix("/"+clean, "/"+f); best == "" || whole && (!fits || len(f) > len(best)) {
+			best, fits = f, whole
 		}
 	}
 	if best != "" {
+		if kind := cmp.Or(filepath.Ext(best), filepath.Base(best)); t.other[kind] > 1 {
+			t.other[kind]--
+		} else {
+			delete(t.other, kind)
+		}
 		data, err := t.read(best)
 		return data, best, err
 	}
@@ -162,11 +182,35 @@ func canonical(key string) string {
 	return strings.Replace(key, "com.openexchange.mobilenotifier.", "com.openexchange.mobilepush.", 1)
 }
 
+// spelling ranks how a key is written: the system before read com.openxchange.mobilepush, before that
+// com.openxchange.mobilenotifier, and everything else with com.openexchange.
+func spelling(key string) int {
+	old := strings.HasPrefix(key, "com.openxchange.")
+	switch canon := canonical(key); {
+	case !strings.HasPrefix(canon, mobilePush) && !old, strings.HasPrefix(key, "com.openxchange.mobilepush."):
+		return 2
+	case strings.HasPrefix(key, "com.openxchange.mobilenotifier."):
+		return 1
+	}
+	return 0
+}
+
+const mobilePush = "com.openexchange.mobilepush."
+
 var (
-	secretKey  = regexp.MustCompile(`(?i)pass(word|wd|crypt|phrase)?$|secret|passwd|password|passcrypt|(^|\.)(api)?key$|apikey|token|credential|salt|private`)
+	secretKey  = regexp.MustCompile(`(?i)pass(word|wd|crypt|phrase)?$|secret|passwd|password|passcrypt|passphrase|key$|apikey|token|credential|salt|private|\.(pw|pwd|pin)$`)
 	secretPart = regexp.MustCompile(`(?i)((?:password|passwd|pwd|secret|key)=)[^&\s,;]+`)
 	userInfo   = regexp.MustCompile(`//[^/@\s]+@`)
 )
+
+// hidden is the value of a key that is not known: it may be anything, a password too.
+func hidden(value string) string {
+	switch value = strings.TrimSpace(value); value {
+	case "", "true", "false":
+		return value
+	}
+	return "[not shown]"
+}
 
 // shown is a value as the report may show it.
 func shown(key, value string) string {

@@ -91,6 +91,9 @@ func (r *Reader) leaves(file, at string, n *yaml.Node, f func(key string, n *yam
 	left := maxLeaves
 	var visit func(at string, n *yaml.Node, depth int)
 	visit = func(at string, n *yaml.Node, depth int) {
+		if n.Kind == yaml.AliasNode {
+			n = &yaml.Node{Kind: yaml.ScalarNode, Line: n.Line, Value: "*" + n.Value}
+		}
 		switch {
 		case depth > maxDepth || left == 0:
 		case n.Kind == yaml.MappingNode && len(n.Content) > 0:
@@ -100,6 +103,10 @@ func (r *Reader) leaves(file, at string, n *yaml.Node, f func(key string, n *yam
 					key = at + "." + key
 				}
 				visit(key, n.Content[i+1], depth+1)
+			}
+		case n.Kind == yaml.SequenceNode && slices.ContainsFunc(n.Content, func(e *yaml.Node) bool { return e.Kind != yaml.ScalarNode }):
+			for i, e := range n.Content {
+				visit(fmt.Sprintf("%s[%d]", at, i), e, depth+1)
 			}
 		case n.Kind == yaml.SequenceNode:
 			left--
@@ -175,7 +182,7 @@ func (r *Reader) contextSet(file string, s cascade.Set, root *yaml.Node, first m
 	put(body, "withTags", s.WithTags, "")
 	kept := 0
 	for _, v := range s.Values {
-		name, text, why := property1(v.Name, v.Value)
+		name, text, why := property1(v.Name, yaml11(v.Value))
 		if why != "" {
 			hand := strings.HasSuffix(v.Name, ".mobile_mail_app")
 			r.yamlEntry(file, lineOf(v.Origin), s.Name+"."+v.Name, v.Value, Dropped, "", why, hand)
@@ -194,6 +201,17 @@ func (r *Reader) contextSet(file string, s cascade.Set, root *yaml.Node, first m
 	root.Content = append(root.Content, textNode(s.Name), body)
 }
 
+// yaml11 is a value as the system before read it: in YAML 1.1, yes and on are true as well.
+func yaml11(value string) string {
+	switch value {
+	case "yes", "Yes", "YES", "on", "On", "ON":
+		return "true"
+	case "no", "No", "NO", "off", "Off", "OFF":
+		return "false"
+	}
+	return value
+}
+
 // lineOf is the line of an origin "file:12".
 func lineOf(origin string) int {
 	n := 0
@@ -207,6 +225,10 @@ func isYAML(file string) bool {
 	return strings.HasSuffix(file, ".yml") || strings.HasSuffix(file, ".yaml")
 }
 
+const fewKinds = 8 // of files, that are named
+
+const noUse = "the file is none that Posthorn has a use for"
+
 // otherFiles says what becomes of the YAML files that have no counterpart here.
 func (r *Reader) otherFiles() {
 	read := []string{"mailapp-config.yml", "pns-apns-options.yml", "pns-apns_http2-options.yml", "pns-gcm-options.yml"}
@@ -215,7 +237,7 @@ func (r *Reader) otherFiles() {
 		if !isYAML(file) || slices.Contains(read, name) || strings.EqualFold(path.Base(path.Dir(file)), setsDir) {
 			continue
 		}
-		why := "the file is none that Posthorn has a use for"
+		why := noUse
 		switch {
 		case strings.HasPrefix(name, "as-config"):
 			why = "the look of the web interface for each host: a brand's name, logo and colour are those of a provider here (posthorn provider add)"
@@ -225,6 +247,18 @@ func (r *Reader) otherFiles() {
 		r.yamlFile(file, func(root *yaml.Node) {
 			r.leaves(file, "", root, func(key string, n *yaml.Node) { r.yamlEntry(file, n.Line, key, n.Value, Dropped, "", why, false) })
 		})
+	}
+	if len(r.tree.other) > 0 {
+		n := 0
+		for _, of := range r.tree.other {
+			n += of
+		}
+		kinds := sortedKeys(r.tree.other)
+		more := ""
+		if len(kinds) > fewKinds {
+			kinds, more = kinds[:fewKinds], ", …"
+		}
+		r.finding(false, "other files", "%s not looked at (%s%s): no configuration of push is in such", plural(n, "file was", "files were"), strings.Join(kinds, ", "), more)
 	}
 }
 

@@ -2,14 +2,9 @@ package server_test
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
-	"net/http"
 	"net/url"
-	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -54,7 +49,7 @@ func newTenants(t *testing.T) *tenants {
 	w := newWorld(t, sqliteURL(t), "login")
 	w.edit("push: {", "sign_in: {attempts_per_address: 100000}\npush: {") // of wrong keys
 	w.start()
-	x := &tenants{documented: readDocument(w), operator: w.adminKey(api.Key{Role: api.RoleOperator}).Key}
+	x := &tenants{documented: readDocument(w, adminDocument), operator: w.adminKey(api.Key{Role: api.RoleOperator}).Key}
 	logins := map[string]string{}
 	for _, mark := range []string{"nordlicht7f3a", "suedwind9c1e"} {
 		for i := range 2 {
@@ -172,7 +167,7 @@ func (x *tenants) roles(op string) []string {
 	return roles
 }
 
-// TestTenants sends every operation of the document, aimed at what is one tenant's, with every other key that there
+// TestTenants sends every operation of both documents, aimed at what is one tenant's, with every other key that there
 // is: it is refused, says nothing that it would not say of what does not exist, and does nothing.
 func TestTenants(t *testing.T) {
 	t.Parallel()
@@ -300,72 +295,6 @@ func (x *tenants) audited() {
 			w.tb.Errorf("%s sees what others tried: %s", s.reseller, a.raw)
 		}
 	}
-}
-
-// deviceRoutes is the API of devices: its paths name what is a user's, or nothing. others tries the former.
-var deviceRoutes = []string{
-	"/api/v1/capabilities", "/api/v1/devices", "/api/v1/devices/{id}", "/api/v1/discover", "/api/v1/sessions", "/api/v1/sessions/current/rotate",
-	"/api/v1/sessions/{id}", "/api/v1/sign-in/oidc", "/api/v1/subscriptions", "/api/v1/subscriptions/{id}", "/api/v1/transports",
-}
-
-// others: the API of devices, with the token of another user.
-func (x *tenants) others() {
-	w := x.w
-	w.tb.Helper()
-	source, err := os.ReadFile("../api/api.go")
-	must(w.tb, err)
-	for _, m := range regexp.MustCompile(`a\.route\(mux, "([^"]+)"`).FindAllStringSubmatch(string(source), -1) {
-		if !slices.Contains(deviceRoutes, m[1]) {
-			w.tb.Errorf("%s is not tried with the token of another user: do so here, if it names anything, and add it to deviceRoutes", m[1])
-		}
-	}
-	before := w.rows()
-	raw := func(method, path, token string, in any) answer {
-		var body io.Reader
-		if in != nil {
-			text, err := json.Marshal(in)
-			must(w.tb, err)
-			body = bytes.NewReader(text)
-		}
-		req, err := http.NewRequestWithContext(w.tb.Context(), method, w.public+path, body)
-		must(w.tb, err)
-		req.Header.Set("Authorization", "Bearer "+token)
-		res, err := http.DefaultClient.Do(req)
-		must(w.tb, err)
-		defer res.Body.Close()
-		text, err := io.ReadAll(res.Body)
-		must(w.tb, err)
-		return answer{res.StatusCode, res.Header, text}
-	}
-	for _, pair := range [][2]side{{x.north, x.south}, {x.south, x.north}} {
-		mine, other := pair[0], pair[1]
-		for _, r := range []struct {
-			method, path string
-			id, ghost    string
-			in           any
-		}{
-			{"DELETE", "/api/v1/sessions/", other.session, nobody.session, nil},
-			{"DELETE", "/api/v1/devices/", other.signedIn, nobody.signedIn, nil},
-			{"GET", "/api/v1/subscriptions/", other.device, nobody.device, nil},
-			{"PATCH", "/api/v1/subscriptions/", other.device, nobody.device, map[string]any{"policy": map[string]any{}}},
-			{"DELETE", "/api/v1/subscriptions/", other.device, nobody.device, nil},
-		} {
-			where := mine.reseller + ": " + r.method + " " + r.path
-			got, ghost := raw(r.method, r.path+r.id, mine.token, r.in), raw(r.method, r.path+r.ghost, mine.token, r.in)
-			if got.status != 404 || string(got.raw) != strings.ReplaceAll(string(ghost.raw), r.ghost, r.id) {
-				w.tb.Errorf("%s: %d %s, for nothing %d %s", where, got.status, got.raw, ghost.status, ghost.raw)
-			}
-		}
-		for _, path := range []string{"/api/v1/sessions", "/api/v1/devices", "/api/v1/subscriptions", "/api/v1/capabilities"} {
-			x.silent(mine.reseller+"'s user: "+path, raw("GET", path, mine.token, nil), other, "")
-			for _, key := range []string{mine.key, x.operator, other.brand} {
-				if a := raw("GET", path, key, nil); a.status != 401 {
-					w.tb.Errorf("%s with a key of the administration: %d", path, a.status)
-				}
-			}
-		}
-	}
-	x.unchanged("a user", before)
 }
 
 // owners: the same requests are good for those whose things they name, or nothing would be proved above.

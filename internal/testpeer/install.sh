@@ -5,7 +5,7 @@
 # it skip themselves, as loudly.
 set -uo pipefail
 
-peers=(dovecot-imapd dovecot-lmtpd postgresql debootstrap)
+peers=(dovecot-imapd dovecot-lmtpd postgresql debootstrap buildah rpm)
 
 missing() {
 	local p

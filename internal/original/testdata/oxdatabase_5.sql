@@ -59,3 +59,5 @@ CREATE TABLE `user` (
 ) ENGINE=InnoDB;
 INSERT INTO `user` VALUES (1,2,'imap://localhost',NULL,'oxadmin@example.org','{CRYPT}x'),(1,3,'imap://localhost','anna@example.org','anna@example.org','it''s \\ \'quoted\''),(1,4,'imap://localhost','bert@example.org','bert@example.org',''),(2,7,NULL,'gerd@brand1.example','gerd@brand1.example',NULL);
 INSERT INTO `user_attribute` (`cid`, `id`, `name`, `value`, `uuid`) VALUES (1,4,'config/com.openexchange.capability.mobile_mail_app','false',0x00),(1,3,'alias','anna@example.com',0x01);
+
+-- Dump completed on 2024-04-01 12:00:00
