@@ -76,7 +76,7 @@ func TestHostileSVG(t *testing.T) {
 	utf16be := func(s string) string {
 		b := []byte{0xfe, 0xff}
 		for _, u := range utf16.Encode([]rune(s)) {
-			b = append(b, byte(u>>8), byte(u&0xff)) //nolint:gosec // both halves
+			b = append(b, byte(u>>8), byte(u&0xff))
 		}
 		return string(b)
 	}
