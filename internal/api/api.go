@@ -310,25 +310,39 @@ func (a *API) clientAddress(r *http.Request) netip.Addr {
 	if err != nil {
 		return netip.Addr{}
 	}
-	addr := peer.Addr().Unmap()
+	addr := plain(peer.Addr())
 	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
 	for _, hop := range slices.Backward(hops) {
 		if !a.trusted(addr) {
 			break
 		}
-		before, err := netip.ParseAddr(strings.TrimSpace(hop))
-		if err != nil {
+		before, ok := parseHop(strings.TrimSpace(hop))
+		if !ok {
 			break
 		}
-		addr = before.Unmap()
+		addr = before
 	}
 	return addr
 }
 
+// parseHop reads an address of X-Forwarded-For, to which some proxies add the port.
+func parseHop(text string) (netip.Addr, bool) {
+	addr, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(text, "["), "]"))
+	if err != nil {
+		var withPort netip.AddrPort
+		withPort, err = netip.ParseAddrPort(text)
+		addr = withPort.Addr()
+	}
+	return plain(addr), err == nil
+}
+
+// plain is an address as networks have it: IPv4 as such, and without a zone, which is any text.
+func plain(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
+
 // fromProxy reports whether the peer is a proxy whose headers are believed.
 func (a *API) fromProxy(r *http.Request) bool {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	return err == nil && a.trusted(peer.Addr().Unmap())
+	return err == nil && a.trusted(plain(peer.Addr()))
 }
 
 func (a *API) trusted(addr netip.Addr) bool {
