@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -30,15 +31,17 @@ func (c *cli) configCheck() *cobra.Command {
 		Example: "  posthorn config check\n  posthorn --config ./posthorn.yml config check",
 		Args:    operands(),
 		RunE: func(*cobra.Command, []string) error {
-			cfg, err := c.loadConfig()
+			cfg, err := c.readConfig()
 			var problems config.Problems
-			if err != nil && !errors.As(err, &problems) {
-				return err
-			}
-			if err == nil {
+			switch {
+			case err == nil:
 				var soon config.Warnings
 				problems, soon = server.Check(cfg)
 				c.warn(soon)
+			case !errors.As(err, &problems):
+				return err
+			case cfg != nil: // what does not hang on the keys that are wrong is judged all the same
+				problems = server.CheckRules(cfg, problems)
 			}
 			if c.json {
 				if err := c.printJSON(append(config.Problems{}, problems...)); err != nil {
@@ -128,11 +131,25 @@ func (c *cli) stateDir() (string, error) {
 	if dir, err := c.namedStateDir(); dir != "" || err != nil {
 		return dir, err
 	}
-	cfg, err := c.loadConfig()
+	cfg, err := c.askingConfig()
 	if err != nil {
 		return "", err
 	}
 	return cfg.StateDir, nil
+}
+
+// askingConfig is the configuration for a command that asks the server. That this user may not read the file of a
+// secret is no obstacle: the server has it.
+func (c *cli) askingConfig() (*config.Config, error) {
+	cfg, err := c.readConfig()
+	var problems config.Problems
+	if cfg != nil && errors.As(err, &problems) && !slices.ContainsFunc(problems, func(p config.Problem) bool { return !p.Denied }) {
+		return cfg, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return cfg, nil
 }
 
 func (c *cli) warn(warnings config.Warnings) {
@@ -143,6 +160,15 @@ func (c *cli) warn(warnings config.Warnings) {
 
 // loadConfig reads and checks the configuration in force. Warnings go to stderr.
 func (c *cli) loadConfig() (*config.Config, error) {
+	cfg, err := c.readConfig()
+	if err != nil {
+		return nil, err
+	}
+	return cfg, nil
+}
+
+// readConfig is loadConfig that returns with config.Problems what could be read; nil when that is nothing.
+func (c *cli) readConfig() (*config.Config, error) {
 	file, err := c.configPath()
 	if err != nil {
 		return nil, fmt.Errorf("find the configuration: %w", err)
@@ -162,14 +188,14 @@ func (c *cli) loadConfig() (*config.Config, error) {
 		c.warn(warnings)
 		c.warned = true
 	}
-	if err != nil {
-		return nil, err
-	}
-	if dir != "" {
+	if cfg != nil && dir != "" {
 		cfg.StateDir = dir
 	}
+	if err != nil {
+		return cfg, err
+	}
 	if problems := cfg.Check(); len(problems) > 0 {
-		return nil, problems
+		return cfg, problems
 	}
 	return cfg, nil
 }

@@ -115,7 +115,7 @@ a master user, or for Dovecot its doveadm HTTP API. Secrets are kept sealed and 
 			if err := in.read(c); err != nil {
 				return err
 			}
-			cfg, err := c.loadConfig() // for our address; before the addition, lest that is done but not told
+			cfg, err := c.askingConfig() // for our address; before the addition, lest that is done but not told
 			if err != nil {
 				return err
 			}

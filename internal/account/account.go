@@ -85,7 +85,7 @@ type Config struct {
 	Gate func(ctx context.Context, req GateRequest) error
 }
 
-// Service signs users in and opens their mailboxes.
+// Service signs users in and opens their mailboxes. While Run runs, refresh tokens that are forgotten are revoked, too.
 type Service struct {
 	Config
 	limits        limits
@@ -94,11 +94,15 @@ type Service struct {
 	upstreams     upstreams
 	grants        grants
 	issuers       issuers
+	revocations   chan *revocation
 }
 
 // New returns a Service.
 func New(c Config) *Service {
-	return &Service{Config: c, limits: newLimits(c), keysByAddress: newLimiter(c.AttemptsPerAddress, c.Window, c.Now)}
+	return &Service{
+		Config: c, limits: newLimits(c), keysByAddress: newLimiter(c.AttemptsPerAddress, c.Window, c.Now),
+		revocations: make(chan *revocation, maxRevocations),
+	}
 }
 
 // failureFloor is how early a refused sign-in may be answered. It hides whether the mail server was

@@ -44,7 +44,9 @@ type idp struct {
 	spoil     func(claims map[string]any) // changes what it says
 	sign      func(input string) []byte   // in place of its signature
 	access    string                      // the last access token
-	given     []string                    // tokens, to look for them in logs
+	revokeAt  string
+	revoked   chan string // what was revoked, while it is not nil
+	given     []string    // tokens, to look for them in logs
 }
 
 func newIDP(t *testing.T, client string, now func() time.Time) *idp {
@@ -55,7 +57,7 @@ func newIDP(t *testing.T, client string, now func() time.Time) *idp {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) {
 		p.json(w, 200, map[string]any{
-			"issuer": p.url, "authorization_endpoint": p.url + "/authorize", "token_endpoint": p.url + "/token", "jwks_uri": p.url + "/keys", "userinfo_endpoint": p.url + "/userinfo",
+			"issuer": p.url, "authorization_endpoint": p.url + "/authorize", "token_endpoint": p.url + "/token", "jwks_uri": p.url + "/keys", "userinfo_endpoint": p.url + "/userinfo", "revocation_endpoint": p.revokeAt,
 			"id_token_signing_alg_values_supported": []string{"RS256", "HS256", "none"}, "scopes_supported": []string{"openid", "email", "offline_access"},
 			"authorization_response_iss_parameter_supported": !p.silent,
 		})
@@ -67,6 +69,7 @@ func newIDP(t *testing.T, client string, now func() time.Time) *idp {
 		}}})
 	})
 	mux.HandleFunc("POST /token", p.token)
+	mux.HandleFunc("POST /revoke", p.revoke)
 	mux.HandleFunc("GET /userinfo", func(w http.ResponseWriter, r *http.Request) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -78,7 +81,7 @@ func newIDP(t *testing.T, client string, now func() time.Time) *idp {
 	})
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
-	p.url = server.URL
+	p.url, p.revokeAt = server.URL, server.URL+"/revoke"
 	return p
 }
 
@@ -182,6 +185,22 @@ func (p *idp) token(w http.ResponseWriter, r *http.Request) {
 		answer["refresh_token"] = refresh
 	}
 	p.json(w, 200, answer)
+}
+
+// revoke takes a refresh token back (RFC 7009), of a client that shows its secret in the header.
+func (p *idp) revoke(w http.ResponseWriter, r *http.Request) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	id, secret, _ := r.BasicAuth()
+	if secret, _ = url.QueryUnescape(secret); id != p.client || secret != p.secret || r.PostFormValue("token_type_hint") != "refresh_token" {
+		p.json(w, 401, map[string]string{"error": "invalid_client"})
+		return
+	}
+	token := r.PostFormValue("token")
+	if p.refresh[token] {
+		p.revoked <- token
+	}
+	delete(p.refresh, token)
 }
 
 // idToken signs claims (RFC 7515 section 5.1). mu is held.

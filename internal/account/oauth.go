@@ -93,13 +93,14 @@ func (s *Service) keepToken(ctx context.Context, id tenant.UserID, refresh Passw
 // replaceToken keeps a refresh token in place of the one that it was given for. Where that is not kept any more, a sign-in
 // brought another one meanwhile, or a sign-out has ended it: neither is undone.
 func (s *Service) replaceToken(ctx context.Context, id tenant.UserID, old, next Password) error {
-	sealed := s.Keys.Seal(tokens.owner(id), []byte(next))
+	sealed, ended := s.Keys.Seal(tokens.owner(id), []byte(next)), false
 	err := s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
 		if err := tx.Lock(ctx, passwords.owner(id)); err != nil {
 			return err
 		}
 		now, err := s.secretBy(ctx, tx.QueryRow, tokens, id)
-		if errors.Is(err, ErrNoCredential) || err == nil && now != old {
+		ended = errors.Is(err, ErrNoCredential)
+		if ended || err == nil && now != old {
 			return nil
 		} else if err != nil {
 			return err
@@ -108,6 +109,9 @@ func (s *Service) replaceToken(ctx context.Context, id tenant.UserID, old, next 
 	})
 	if err != nil {
 		return fmt.Errorf("keep refresh token: %w", err)
+	}
+	if ended {
+		s.revokeLater(ctx, id, next)
 	}
 	return nil
 }

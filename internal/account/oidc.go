@@ -249,6 +249,8 @@ type issuer struct {
 	// names: it says who it is when it sends a user back (RFC 9207).
 	names   bool
 	offline bool // it knows the scope offline_access
+	// revocation is where tokens are revoked (RFC 8414 section 2), or "".
+	revocation string
 }
 
 // of reads what an issuer says of itself, unless it was read a while ago.
@@ -269,11 +271,12 @@ func (is *issuers) of(ctx context.Context, s *Service, name string) (*issuer, er
 	var meta struct {
 		Names  bool     `json:"authorization_response_iss_parameter_supported"`
 		Scopes []string `json:"scopes_supported"`
+		Revoke string   `json:"revocation_endpoint"`
 	}
 	if err := p.Claims(&meta); err != nil {
 		return nil, fmt.Errorf("%w: read what %s says of itself: %w", ErrIdentityProvider, name, err)
 	}
-	fresh.names, fresh.offline = meta.Names, slices.Contains(meta.Scopes, oidc.ScopeOfflineAccess)
+	fresh.names, fresh.offline, fresh.revocation = meta.Names, slices.Contains(meta.Scopes, oidc.ScopeOfflineAccess), meta.Revoke
 	// A browser is sent there, and what is posted to the other is a secret.
 	for _, raw := range []string{p.Endpoint().AuthURL, p.Endpoint().TokenURL} {
 		u, err := url.Parse(raw)

@@ -378,8 +378,8 @@ func TestOIDCMailbox(t *testing.T) {
 		change       func(e *elsewhere)
 		want         string
 	}{
-		"refused":          {"%s NO [AUTHENTICATIONFAILED] no\r\n", nil, "access_denied"},
-		"in trouble":       {"%s NO [UNAVAILABLE] later\r\n", nil, "temporarily_unavailable"},
+		"refused":    {"%s NO [AUTHENTICATIONFAILED] no\r\n", nil, "access_denied"},
+		"in trouble": {"%s NO [UNAVAILABLE] later\r\n", nil, "temporarily_unavailable"},
 		"another client": {imapTaken, func(e *elsewhere) {
 			_, err := e.Tenants.ChangeMailHost(e.t.Context(), "dove", func(h *tenant.MailHost) (string, error) { h.OAuthClientID = "other"; return "", nil })
 			must(e.t, err)

@@ -16,6 +16,9 @@ const (
 	// rotationGrace is for how long the token before a rotation is good in any case: for requests under way. It is
 	// also the least time between two rotations.
 	rotationGrace = time.Minute
+	// lostAfter is how long the answer to a rotation may be on its way before it is given once more. Who asked twice at
+	// once would else hold two tokens, and be taken for two when he uses the wrong one.
+	lostAfter = 10 * time.Second
 	// tokenLength and familyLength are in bytes. The family, 96 random bits after the prefix, is in all tokens that a
 	// session has had; the other 160 are each one's own.
 	tokenLength  = len(tokenPrefix) + 43
@@ -42,13 +45,13 @@ const (
 		WHERE token_hash = ? AND expires_ms > ? AND rotated_ms <= ? RETURNING ` + sessionColumns
 	// The answer to the rotation before was lost on its way.
 	sqlRotateAgain = `UPDATE sessions SET token_hash = ?, rotated_ms = ? WHERE family_hash = ? AND old_hash = ? AND confirmed_ms = 0
-		AND expires_ms > ? RETURNING ` + sessionColumns
+		AND expires_ms > ? AND rotated_ms <= ? RETURNING ` + sessionColumns
 	sqlSessionByFamily = `SELECT ` + sessionColumns + `, old_hash, rotated_ms, confirmed_ms FROM sessions WHERE family_hash = ? AND expires_ms > ?`
 	sqlConfirm         = `UPDATE sessions SET confirmed_ms = ? WHERE id = ? AND confirmed_ms = 0`
 )
 
-// Rotate gives a session a new token. The old one is good for rotationGrace, and until the new one is first used; who
-// comes with it later ends the session. Errors are ErrNoSession, in a *StolenError too, and *TooManyError.
+// Rotate gives a session a new token. The old one is good for rotationGrace, and until the new one is first used, so that it
+// can be asked for again after lostAfter; who comes with it later ends the session. Errors are ErrNoSession, in a *StolenError too, and *TooManyError.
 func (s *Service) Rotate(ctx context.Context, token string) (Session, string, error) {
 	if len(token) != tokenLength {
 		return Session{}, "", ErrNoSession
@@ -61,7 +64,7 @@ func (s *Service) Rotate(ctx context.Context, token string) (Session, string, er
 	err := s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
 		err := scanSession(tx.QueryRow(ctx, sqlRotate, nextHash, family, db.Millis(now), hash, db.Millis(now), db.Millis(now.Add(-rotationGrace))).Scan, &sess)
 		if errors.Is(err, sql.ErrNoRows) {
-			err = scanSession(tx.QueryRow(ctx, sqlRotateAgain, nextHash, db.Millis(now), family, hash, db.Millis(now)).Scan, &sess)
+			err = scanSession(tx.QueryRow(ctx, sqlRotateAgain, nextHash, db.Millis(now), family, hash, db.Millis(now), db.Millis(now.Add(-lostAfter))).Scan, &sess)
 		}
 		return err
 	})
@@ -69,6 +72,12 @@ func (s *Service) Rotate(ctx context.Context, token string) (Session, string, er
 	case errors.Is(err, sql.ErrNoRows): // too soon, or not good, or stolen
 		if _, err := s.Authenticate(ctx, token); err != nil {
 			return Session{}, "", err
+		}
+		var old string
+		var rotated, confirmed int64
+		err := scanSession(s.DB.QueryRow(ctx, sqlSessionByFamily, family, db.Millis(now)).Scan, &sess, &old, &rotated, &confirmed)
+		if err == nil && old == hash { // asked for twice
+			return Session{}, "", &TooManyError{RetryAfter: lostAfter}
 		}
 		return Session{}, "", &TooManyError{RetryAfter: rotationGrace}
 	case err != nil:

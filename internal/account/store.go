@@ -108,8 +108,11 @@ func (s *Service) secretBy(ctx context.Context, read queryRow, k kind, id tenant
 	return Password(plain), nil
 }
 
-// forget removes what is kept. Its transaction holds the lock of what it decided by.
-func (s *Service) forget(ctx context.Context, tx *db.Tx, id tenant.UserID) error {
+// forget removes what is kept, and returns the refresh token that was. Its transaction holds the lock of what it decided by.
+func (s *Service) forget(ctx context.Context, tx *db.Tx, id tenant.UserID) (refresh Password, err error) {
+	if refresh, err = s.secretBy(ctx, tx.QueryRow, tokens, id); err != nil {
+		refresh = "" // none, or nobody can open it
+	}
 	s.grants.drop(id)
 	for _, k := range []kind{passwords, tokens} {
 		switch s.Store {
@@ -122,18 +125,20 @@ func (s *Service) forget(ctx context.Context, tx *db.Tx, id tenant.UserID) error
 	// Also those of the time before the store was another.
 	for _, query := range []string{sqlForgetCredential, sqlForgetToken} {
 		if _, err := tx.Exec(ctx, query, id.Context, id.ID); err != nil {
-			return err
+			return "", err
 		}
 	}
-	return nil
+	return refresh, nil
 }
 
 const sqlLiveSessions = `SELECT COUNT(*) FROM sessions WHERE context_id = ? AND user_id = ? AND expires_ms > ?`
 
 // ForgetCredential removes what is kept of a user, on all nodes, unless he is signed in somewhere. It is for when
-// no listener needs it any more.
+// no listener needs it any more. A refresh token is revoked after that, if it can be.
 func (s *Service) ForgetCredential(ctx context.Context, id tenant.UserID) error {
-	return s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+	var refresh Password
+	err := s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		refresh = ""
 		// Else it would remove what a sign-in keeps at this moment, without seeing its session yet.
 		if err := tx.Lock(ctx, passwords.owner(id)); err != nil {
 			return err
@@ -143,13 +148,21 @@ func (s *Service) ForgetCredential(ctx context.Context, id tenant.UserID) error 
 		if err != nil || sessions > 0 {
 			return err
 		}
-		return s.forget(ctx, tx, id)
+		refresh, err = s.forget(ctx, tx, id)
+		return err
 	})
+	if err == nil {
+		s.revokeLater(ctx, id, refresh)
+	}
+	return err
 }
 
 // UserRemoved removes what is kept of a user who is gone.
 func (s *Service) UserRemoved(ctx context.Context, id tenant.UserID) error {
-	return s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) error { return s.forget(ctx, tx, id) })
+	return s.DB.Write(ctx, func(ctx context.Context, tx *db.Tx) error {
+		_, err := s.forget(ctx, tx, id)
+		return err
+	})
 }
 
 // WhenKept has f called with each user for whom another node has kept something: his listener may be able to sign

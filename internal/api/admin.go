@@ -188,6 +188,7 @@ func (a *API) removeUser(r *http.Request) (int, any, error) {
 	if _, _, err := a.Listen.Await(waiting, id); err != nil {
 		return 0, nil, err
 	}
+	a.Accounts.EndGrant(r.Context(), id) // while it is known whose he is
 	if err := a.Tenants.RemoveUser(r.Context(), id); err != nil {
 		return 0, nil, err
 	}

@@ -15,14 +15,14 @@ import (
 )
 
 // rotateSession is POST /api/v1/sessions/current/rotate: 200 {"id","token","user","expires"} with the token that takes
-// the place of the one that asks; 429 within a minute of the rotation before.
+// the place of the one that asks; 429 within a minute of the rotation before, or when it is asked for twice at once.
 func (a *API) rotateSession(r *http.Request) (int, any, error) {
 	if _, err := a.session(r); err != nil {
 		return 0, nil, err
 	}
 	sess, token, err := a.Accounts.Rotate(r.Context(), bearer(r))
 	if tooMany, ok := errors.AsType[*account.TooManyError](err); ok {
-		p := problem.New(http.StatusTooManyRequests, "rotated_already", "the token is less than a minute old")
+		p := problem.New(http.StatusTooManyRequests, "rotated_already", "the token is less than a minute old, or a new one is on its way: use the one that you have")
 		p.RetryAfter = tooMany.RetryAfter
 		return 0, nil, p
 	} else if stolen, ok := errors.AsType[*account.StolenError](err); ok { // since a moment

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
 	"slices"
@@ -198,7 +199,7 @@ func (im *importer) hostFor(u tenant.User) error {
 	case ok && (len(limit) == 0 || slices.Contains(limit, u.ID.Context)):
 		return nil
 	case actorOf(im.r).Role == RoleOperator:
-		return &tenant.InvalidError{Field: "mailhost", Problem: fmt.Sprintf("there is no mail host %q: add it first", u.MailHost)}
+		return tenant.NoMailHost("mailhost", u.MailHost, slices.Sorted(maps.Keys(im.hosts)))
 	}
 	return &tenant.InvalidError{Field: "mailhost", Problem: fmt.Sprintf("there is no mail host %q for this context: ask the operator", u.MailHost)}
 }

@@ -330,7 +330,7 @@ func (a *apple) awaitClosed(t *testing.T) {
 	t.Helper()
 	select {
 	case <-a.closed:
-	case <-time.After(10 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatal("a connection was left open")
 	}
 }

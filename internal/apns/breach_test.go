@@ -89,7 +89,7 @@ func testUnusualAnswers(t *testing.T, m mode) {
 				}
 				p.acceptAll()
 			}, (*rawPeer).acceptAll)
-			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 			defer cancel()
 			o := s.Send(ctx, testDevice, testMessage())
 			if o.Kind != tc.kind || (m == own && o.Reason != tc.reason) {
@@ -226,7 +226,7 @@ func testAnswerBeforeBody(t *testing.T, m mode) {
 	}
 	select {
 	case <-reset: // our half was closed too
-	case <-time.After(10 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Error("the stream was left open")
 	}
 }

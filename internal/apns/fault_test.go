@@ -57,6 +57,7 @@ func testKilledMidStream(t *testing.T, m mode) {
 		}
 		mu.Unlock()
 		p.goAway(open[19].stream, http2.ErrCodeNo)
+		p.end()
 	}, func(p *rawPeer) {
 		p.settings(streamLimit(100))
 		for {

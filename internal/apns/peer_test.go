@@ -199,6 +199,13 @@ func (p *rawPeer) raw(b []byte) {
 
 func (p *rawPeer) cut() { _ = p.nc.Close() }
 
+// end says that nothing more will come, and waits for the client to go. After a cut, TCP may throw away what was
+// written before and the client has not read.
+func (p *rawPeer) end() {
+	p.write(p.nc.(interface{ CloseWrite() error }).CloseWrite)
+	<-p.ended
+}
+
 // next waits for a request; it is not ok when the connection ends instead.
 func (p *rawPeer) next() (arrival, bool) { return receiveFrom(p, p.requests) }
 

@@ -25,8 +25,9 @@ const (
 // environment variable counts as not set.
 //
 // A file that cannot be read is an error that wraps the cause. Everything else is [Problems]: all
-// that is wrong at once, including what [Config.Check] finds in the rest. When Load succeeds, Check is
-// still to be called.
+// that is wrong at once, including what [Config.Check] finds in the rest; when the file is YAML, the configuration
+// comes with them, with what could be read, for who has more to say of it or needs one key only. When Load succeeds,
+// Check is still to be called.
 func Load(path string, env func(string) (string, bool)) (*Config, Warnings, error) {
 	l := loader{env: env, read: readFile, c: &Config{file: path, origins: map[string]origin{}}}
 	var data []byte
@@ -97,7 +98,7 @@ func (l *loader) load(data []byte) (*Config, Warnings, error) {
 		}
 	}
 	l.problems.sort()
-	return nil, l.warnings, l.problems
+	return l.c, l.warnings, l.problems
 }
 
 // within reports whether key is at, or a key below it.
@@ -331,6 +332,7 @@ func (l *loader) secretFile(key string, line int, node *yaml.Node) (string, bool
 	switch {
 	case err != nil:
 		l.add(line, fileKey, "%v", err)
+		l.problems[len(l.problems)-1].Denied = errors.Is(err, fs.ErrPermission)
 	case s == "":
 		l.add(line, fileKey, "%s is empty", path)
 	case !utf8.ValidString(s):

@@ -47,6 +47,31 @@ func findings(text string, env fakeEnv, files map[string]string) string {
 	return c.Check().Error()
 }
 
+// With problems comes what could be read. Those of files that this user may not read are told from others.
+func TestLoadInPart(t *testing.T) {
+	l := loader{
+		dir: "/etc/posthorn", c: &Config{file: "posthorn.yml", origins: map[string]origin{}},
+		read: func(path string, _ int64) ([]byte, fs.FileMode, error) {
+			return nil, 0, &fs.PathError{Op: "open", Path: path, Err: fs.ErrPermission}
+		},
+	}
+	c, _, err := l.load([]byte("state_dir: /s\npublic:\n  tls: {certificate_file: c, key_file: k}\nproperties: {push.privacy: none}\n"))
+	var problems Problems
+	if !errors.As(err, &problems) || len(problems) != 1 || problems[0].Key != "public.tls.key_file" || !problems[0].Denied {
+		t.Errorf("%+v", err)
+	}
+	if c == nil || c.StateDir != "/s" || len(c.Properties) != 1 {
+		t.Errorf("%+v", c)
+	}
+	c, _, err = loadText("state_dir: /s\nx: 1\n", nil, nil)
+	if !errors.As(err, &problems) || problems[0].Denied || c == nil {
+		t.Errorf("%+v, %+v", c, err)
+	}
+	if c, _, err = loadText("a: [", nil, nil); err == nil || c != nil {
+		t.Errorf("%+v, %+v", c, err)
+	}
+}
+
 func TestDefaults(t *testing.T) {
 	c, warnings, err := Load("", fakeEnv{"STATE_DIRECTORY": "/var/lib/private/posthorn:/other"}.get)
 	if err != nil || len(warnings) > 0 {
@@ -327,8 +352,13 @@ func FuzzLoad(f *testing.F) {
 		c, _, err := loadText(text, fakeEnv{"STATE_DIRECTORY": "/s"}, nil)
 		if err != nil {
 			var problems Problems
-			if !errors.As(err, &problems) || len(problems) == 0 || c != nil {
+			if !errors.As(err, &problems) || len(problems) == 0 {
 				t.Fatalf("an error without problems: %v", err)
+			}
+			if c != nil {
+				_, _ = c.HostsPath()
+				_ = c.Problem("properties", "x").String()
+				_ = c.Check().Error() // what could be read can be judged further
 			}
 			return
 		}

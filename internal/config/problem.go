@@ -18,6 +18,8 @@ type Problem struct {
 	Line int `json:"line,omitempty"`
 	// Message says what is wrong and what to do. It never holds a secret.
 	Message string `json:"message"`
+	// Denied: it is that this user may not read a file, which the server's own user perhaps may.
+	Denied bool `json:"-"`
 }
 
 // String returns "FILE:LINE: KEY: MESSAGE", without the parts that are not known.

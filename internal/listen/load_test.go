@@ -54,7 +54,7 @@ func until(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	timeout := time.After(15 * time.Second)
+	timeout := time.After(30 * time.Second)
 	for !done() {
 		select {
 		case <-tick.C:

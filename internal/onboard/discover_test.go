@@ -10,8 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/net/dns/dnsmessage"
-
 	"github.com/posthorn-mail/posthorn/internal/outbound"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
 )
@@ -92,14 +90,14 @@ func TestDiscoverPosthorn(t *testing.T) {
 	n.page("gold.example.test/.well-known/posthorn", 200, "application/json", document)
 	base := fmt.Sprintf("https://gold.example.test:%d", n.https)
 	for _, input := range []string{base, base + "/appsuite/api/", " GOLD.Example.test ", "alice@gold.example.test"} {
-		n.set(func() { n.asked = nil })
+		n.visits()
 		d := n.discover(input)
 		if d.Found != FoundPosthorn || d.Posthorn.Base != base || d.Posthorn.API != base+"/api/v1" || d.Posthorn.Title != "Gold Mail" ||
 			!slices.Equal(d.Posthorn.SignIn, []string{"password"}) || len(d.Steps) != 1 {
 			t.Errorf("%q: %+v %+v", input, d, d.Posthorn)
 		}
-		if len(n.asked) != 1 || strings.Contains(n.asked[0], "alice") {
-			t.Errorf("%q: asked %q", input, n.asked)
+		if asked := n.visits(); len(asked) != 1 || strings.Contains(asked[0], "alice") {
+			t.Errorf("%q: asked %q", input, asked)
 		}
 	}
 
@@ -122,14 +120,14 @@ func TestDiscoverFaults(t *testing.T) {
 	n := newInternet(t)
 	at := func(host string) string { return fmt.Sprintf("https://%s:%d", host, n.https) }
 	for _, host := range []string{"expired", "early", "wrong", "stranger", "web", "status", "loop", "away", "silent", "closed", "lame", "large", "api"} {
-		n.set(func() { n.names[host+".test"] = true })
+		n.name(host + ".test")
 	}
 	yesterday := time.Now().Add(-24 * time.Hour)
 	n.certify("expired.test", trusted.issue(yesterday, "expired.test"))
 	n.certify("early.test", trusted.issue(time.Now().Add(72*time.Hour), "early.test"))
 	n.certify("wrong.test", trusted.issue(time.Now().Add(time.Hour), "right.test", "www.right.test"))
 	n.certify("stranger.test", newIssuer().issue(time.Now().Add(time.Hour), "stranger.test"))
-	n.set(func() { n.lame["lame.test"] = true })
+	n.cripple("lame.test")
 	n.page("web.test/.well-known/posthorn", 200, "text/html", "<html>")
 	n.page("status.test/.well-known/posthorn", 503, "text/plain", "")
 	n.page("off.test/.well-known/posthorn", 200, "application/json",
@@ -258,9 +256,7 @@ func TestDiscoverMail(t *testing.T) {
 	check("alice+x@four.test", "imap imap.three.test tls local_part autoconfig false\nsubmission smtp.three.test starttls address autoconfig false")
 
 	// The hoster's document, found by who receives the mail. It is not told who asks.
-	n.set(func() {
-		n.mx["five.test."] = []dnsmessage.MXResource{{Pref: 10, MX: dnsmessage.MustNewName("mx1.cluster.three.test.")}}
-	})
+	n.addMX("five.test", 10, "mx1.cluster.three.test.")
 	check("alice@five.test", "imap imap.three.test tls local_part mx true\nsubmission smtp.three.test starttls address mx true")
 
 	// Guesses.
@@ -269,7 +265,7 @@ func TestDiscoverMail(t *testing.T) {
 	check("alice@six.test", "imap mail.six.test tls unknown guess false\nsubmission smtp.six.test starttls unknown guess false")
 
 	told := 0
-	for _, asked := range n.asked {
+	for _, asked := range n.visits() {
 		if strings.Contains(asked, "alice") {
 			if told++; !strings.HasPrefix(asked, "four.test/") {
 				t.Errorf("told who asks: %s", asked)

@@ -21,9 +21,11 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -88,29 +90,174 @@ func (i *issuer) issue(ends time.Time, names ...string) *tls.Certificate {
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-// internet is DNS, web and mail servers of a test, all on this machine.
-type internet struct {
-	t     *testing.T
+// world is what there is in an internet. Tests add to it while its servers run, so each method locks for itself, and
+// does nothing else meanwhile: no page is served and no server asked under the lock, which these need as well.
+type world struct {
+	mu    sync.Mutex      // guards all below
 	names map[string]bool // that have an address
 	srv   map[string][]dnsmessage.SRVResource
 	mx    map[string][]dnsmessage.MXResource
-	lame  map[string]bool // for which DNS fails
+	alias map[string]string // CNAME
+	lame  map[string]bool   // for which DNS fails
 	certs map[string]*tls.Certificate
 	pages map[string]http.HandlerFunc // by host and path
+	asked []string                    // of the web servers: host, path and query
+}
+
+// name gives hosts an address.
+func (w *world) name(hosts ...string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, host := range hosts {
+		w.names[host] = true
+	}
+}
+
+func (w *world) has(host string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.names[host]
+}
+
+func (w *world) hosts() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Sorted(maps.Keys(w.names))
+}
+
+func (w *world) certify(host string, c *tls.Certificate) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.certs[host] = c
+}
+
+func (w *world) certificate(host string) *tls.Certificate {
+	w.mu.Lock()
+	c := w.certs[host]
+	w.mu.Unlock()
+	if c == nil {
+		c = trusted.issue(time.Now().Add(24*time.Hour), host)
+	}
+	return c
+}
+
+// page serves text at a URL without scheme.
+func (w *world) page(at string, status int, kind, text string) {
+	w.handle(at, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", kind)
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, text)
+	})
+}
+
+func (w *world) handle(at string, page http.HandlerFunc) {
+	host, _, _ := strings.Cut(at, "/")
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.names[host], w.pages[at] = true, page
+}
+
+// visit notes what a web server is asked, and returns the page for it, nil for none.
+func (w *world) visit(r *http.Request) http.HandlerFunc {
+	host, _, _ := net.SplitHostPort(r.Host)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.asked = append(w.asked, host+r.URL.RequestURI())
+	return w.pages[host+r.URL.Path]
+}
+
+// visits returns what has been asked since it was called last.
+func (w *world) visits() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	asked := w.asked
+	w.asked = nil
+	return asked
+}
+
+func (w *world) addSRV(service, domain, target string, port int) {
+	w.addSRVs(service, domain, dnsmessage.SRVResource{Target: dnsmessage.MustNewName(target), Port: uint16(port)}) //nolint:gosec // G115: a port
+}
+
+func (w *world) addSRVs(service, domain string, records ...dnsmessage.SRVResource) {
+	name := service + "._tcp." + domain + "."
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.srv[name] = append(w.srv[name], records...)
+}
+
+func (w *world) addMX(domain string, pref uint16, target string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.mx[domain+"."] = append(w.mx[domain+"."], dnsmessage.MXResource{Pref: pref, MX: dnsmessage.MustNewName(target)})
+}
+
+// addAlias makes a name another name of a host.
+func (w *world) addAlias(name, host string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.alias[name], w.names[name] = host, true
+}
+
+// cripple has DNS fail for a host.
+func (w *world) cripple(host string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lame[host] = true
+}
+
+// answer is what DNS says.
+func (w *world) answer(m dnsmessage.Message) ([]byte, error) {
+	q := m.Questions[0]
+	name := strings.ToLower(q.Name.String())
+	host := strings.TrimSuffix(name, ".")
+	m.Header = dnsmessage.Header{ID: m.ID, Response: true, Authoritative: true, RecursionAvailable: true}
+	m.Additionals = nil
+	at := q.Name
+	add := func(body dnsmessage.ResourceBody) {
+		m.Answers = append(m.Answers, dnsmessage.Resource{Header: dnsmessage.ResourceHeader{Name: at, Class: dnsmessage.ClassINET, TTL: 1}, Body: body})
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	known := w.names[host] || len(w.srv[name]) > 0 || len(w.mx[name]) > 0
+	if canonical := w.alias[host]; canonical != "" {
+		add(&dnsmessage.CNAMEResource{CNAME: dnsmessage.MustNewName(canonical + ".")})
+		at, host = dnsmessage.MustNewName(canonical+"."), canonical
+	}
+	switch {
+	case w.lame[host]:
+		m.RCode = dnsmessage.RCodeServerFailure
+	case !known:
+		m.RCode = dnsmessage.RCodeNameError
+	case q.Type == dnsmessage.TypeA && w.names[host]:
+		add(&dnsmessage.AResource{A: [4]byte{127, 0, 0, 1}})
+	case q.Type == dnsmessage.TypeSRV:
+		for _, r := range w.srv[name] {
+			add(&r)
+		}
+	case q.Type == dnsmessage.TypeMX:
+		for _, r := range w.mx[name] {
+			add(&r)
+		}
+	}
+	return m.Pack()
+}
+
+// internet is DNS, web and mail servers of a test, all on this machine.
+type internet struct {
+	t *testing.T
+	world
 	https int
 	d     *Discoverer
 	allow []string
-
-	mu    sync.Mutex // guards the maps and asked
-	asked []string   // of the web servers: host, path and query
 }
 
 func newInternet(t *testing.T) *internet {
 	t.Helper()
-	n := &internet{
-		t: t, names: map[string]bool{}, srv: map[string][]dnsmessage.SRVResource{}, mx: map[string][]dnsmessage.MXResource{},
+	n := &internet{t: t, world: world{
+		names: map[string]bool{}, srv: map[string][]dnsmessage.SRVResource{}, mx: map[string][]dnsmessage.MXResource{}, alias: map[string]string{},
 		lame: map[string]bool{}, certs: map[string]*tls.Certificate{}, pages: map[string]http.HandlerFunc{},
-	}
+	}}
 	web := httptest.NewUnstartedServer(http.HandlerFunc(n.serve))
 	web.TLS = &tls.Config{GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 		return n.certificate(hello.ServerName), nil
@@ -124,56 +271,25 @@ func newInternet(t *testing.T) *internet {
 	return n
 }
 
-// set changes what there is, while the servers run.
-func (n *internet) set(change func()) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	change()
-}
-
-func (n *internet) certify(name string, c *tls.Certificate) { n.set(func() { n.certs[name] = c }) }
-
-func (n *internet) certificate(name string) *tls.Certificate {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if c := n.certs[name]; c != nil {
-		return c
-	}
-	return trusted.issue(time.Now().Add(24*time.Hour), name)
-}
-
-// closed is a port at which nobody listens.
+// closed is a port at which nobody listens, and which nobody else gets while the test runs: it is bound.
 func (n *internet) closed() int {
-	l, err := new(net.ListenConfig).Listen(n.t.Context(), "tcp", "127.0.0.1:0")
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	port := l.Addr().(*net.TCPAddr).Port
-	_ = l.Close()
-	return port
-}
-
-// page serves text at a URL without scheme.
-func (n *internet) page(at string, status int, kind, text string) {
-	n.handle(at, func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", kind)
-		w.WriteHeader(status)
-		_, _ = io.WriteString(w, text)
-	})
-}
-
-func (n *internet) handle(at string, page http.HandlerFunc) {
-	host, _, _ := strings.Cut(at, "/")
-	n.set(func() { n.names[host], n.pages[at] = true, page })
+	n.t.Cleanup(func() { _ = syscall.Close(fd) })
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		n.t.Fatal(err)
+	}
+	at, err := syscall.Getsockname(fd)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return at.(*syscall.SockaddrInet4).Port
 }
 
 func (n *internet) serve(w http.ResponseWriter, r *http.Request) {
-	host, _, _ := net.SplitHostPort(r.Host)
-	n.mu.Lock()
-	n.asked = append(n.asked, host+r.URL.RequestURI())
-	page := n.pages[host+r.URL.Path]
-	n.mu.Unlock()
-	if page != nil {
+	if page := n.visit(r); page != nil {
 		page(w, r)
 		return
 	}
@@ -182,7 +298,7 @@ func (n *internet) serve(w http.ResponseWriter, r *http.Request) {
 
 // mail starts a server that greets, and returns its port. With STARTTLS it says lines before TLS begins.
 func (n *internet) mail(host, greeting string, startTLS ...string) int {
-	n.set(func() { n.names[host] = true })
+	n.name(host)
 	l, err := new(net.ListenConfig).Listen(n.t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		n.t.Fatal(err)
@@ -222,12 +338,6 @@ func (n *internet) mail(host, greeting string, startTLS ...string) int {
 	return port
 }
 
-func (n *internet) addSRV(service, domain, target string, port int) {
-	name := service + "._tcp." + domain + "."
-	record := dnsmessage.SRVResource{Target: dnsmessage.MustNewName(target), Port: uint16(port)} //nolint:gosec // G115: a port
-	n.set(func() { n.srv[name] = append(n.srv[name], record) })
-}
-
 // dns starts a name server, and returns a resolver that asks it.
 func (n *internet) dns() *net.Resolver {
 	conn, err := new(net.ListenConfig).ListenPacket(n.t.Context(), "udp", "127.0.0.1:0")
@@ -257,45 +367,11 @@ func (n *internet) dns() *net.Resolver {
 	}}
 }
 
-func (n *internet) answer(m dnsmessage.Message) ([]byte, error) {
-	q := m.Questions[0]
-	name := strings.ToLower(q.Name.String())
-	host := strings.TrimSuffix(name, ".")
-	m.Header = dnsmessage.Header{ID: m.ID, Response: true, Authoritative: true, RecursionAvailable: true}
-	m.Additionals = nil
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	add := func(body dnsmessage.ResourceBody) {
-		m.Answers = append(m.Answers, dnsmessage.Resource{Header: dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET, TTL: 1}, Body: body})
-	}
-	known := n.names[host] || len(n.srv[name]) > 0 || len(n.mx[name]) > 0
-	switch {
-	case n.lame[host]:
-		m.RCode = dnsmessage.RCodeServerFailure
-	case !known:
-		m.RCode = dnsmessage.RCodeNameError
-	case q.Type == dnsmessage.TypeA && n.names[host]:
-		add(&dnsmessage.AResource{A: [4]byte{127, 0, 0, 1}})
-	case q.Type == dnsmessage.TypeSRV:
-		for _, r := range n.srv[name] {
-			add(&r)
-		}
-	case q.Type == dnsmessage.TypeMX:
-		for _, r := range n.mx[name] {
-			add(&r)
-		}
-	}
-	return m.Pack()
-}
-
 // discover allows what has been set up, and discovers.
 func (n *internet) discover(input string) Discovery {
 	n.t.Helper()
 	allow := append([]string{}, n.allow...)
-	n.mu.Lock()
-	names := maps.Clone(n.names)
-	n.mu.Unlock()
-	for name := range names {
+	for _, name := range n.hosts() {
 		allow = append(allow, fmt.Sprintf("https://%s:%d", name, n.https))
 		for _, port := range []int{n.d.ports.imaps, n.d.ports.imap, n.d.ports.submissions, n.d.ports.submission} {
 			allow = append(allow, fmt.Sprintf("%s:%d", name, port))

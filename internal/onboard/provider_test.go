@@ -58,14 +58,14 @@ func (o *office) url(host string) string { return fmt.Sprintf("https://%s:%d", h
 func (o *office) examine(req ProviderRequest) map[string][]Check {
 	o.t.Helper()
 	var allow []string
-	for name := range o.names {
+	for _, name := range o.hosts() {
 		if name == "inside.example" {
 			continue
 		}
 		allow = append(allow, o.url(name))
 	}
 	guard, err := outbound.New(outbound.Config{Allow: allow, Resolver: func(_ context.Context, host string) ([]netip.Addr, error) {
-		if !o.names[host] {
+		if !o.has(host) {
 			return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 		}
 		return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil
@@ -140,10 +140,10 @@ func TestProviderWeb(t *testing.T) {
 	for host, ends := range map[string]time.Time{
 		"push.blue.example": long, "soon.example": soon, "expired.example": time.Now().Add(-24 * time.Hour), "off.example": long, "theirs.example": long, "away.example": long,
 	} {
-		o.certs[host] = lasting(trusted, ends, host)
+		o.certify(host, lasting(trusted, ends, host))
 	}
-	o.certs["name.example"] = lasting(trusted, long, "another.example")
-	o.certs["nobody.example"] = lasting(newIssuer(), long, "nobody.example")
+	o.certify("name.example", lasting(trusted, long, "another.example"))
+	o.certify("nobody.example", lasting(newIssuer(), long, "nobody.example"))
 	for _, host := range []string{"push.blue.example", "soon.example", "expired.example", "name.example", "nobody.example"} {
 		o.page(host+PosthornPath, 200, "application/json", o.ours(true, "blue"))
 	}
@@ -152,10 +152,10 @@ func TestProviderWeb(t *testing.T) {
 	o.page("theirs.example"+PosthornPath, 200, "application/json", strings.Replace(o.ours(true, "blue"), o.key, "0123456789abcdef", 1))
 	o.page("page.example"+PosthornPath, 200, "text/html", "<html>")
 	o.page("none.example/", 200, "text/html", "")
-	o.names["away.example"], o.names["inside.example"] = true, true
-	o.pages["away.example"+PosthornPath] = func(w http.ResponseWriter, r *http.Request) {
+	o.name("inside.example")
+	o.handle("away.example"+PosthornPath, func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "https://www.away.example/", http.StatusFound)
-	}
+	})
 
 	found := o.examine(ProviderRequest{Provider: tenant.Provider{Name: "blue", Colour: "#1c6ea4", BaseURL: o.url("push.blue.example"), Hosts: p.Hosts}})
 	want(t, found, "reachable", OK, "push.blue.example")
@@ -250,7 +250,7 @@ func TestProviderIdentity(t *testing.T) {
 		{`{`, `[`, Failed, []string{"no discovery document"}},
 	} {
 		host := fmt.Sprintf("login%d.example", i)
-		o.certs[host] = lasting(trusted, time.Now().Add(60*24*time.Hour), host)
+		o.certify(host, lasting(trusted, time.Now().Add(60*24*time.Hour), host))
 		o.page(host+oidcPath, 200, "application/json", strings.ReplaceAll(strings.Replace(well, c.from, c.to, 1), "ISSUER", o.url(host)))
 		found := o.examine(ProviderRequest{Provider: tenant.Provider{SignIn: tenant.SignInOIDC, OIDC: tenant.OIDC{Issuer: o.url(host)}}})
 		want(t, found, "identity_provider", c.state, c.words...)

@@ -12,6 +12,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/oauth2"
 
 	"github.com/posthorn-mail/posthorn/internal/api"
 	"github.com/posthorn-mail/posthorn/internal/testpeer"
@@ -20,31 +23,36 @@ import (
 // canary is a password that no file and no line of the log may hold.
 const canary = "c4n4ry-Päss?&w0rd"
 
-// forms are the ways in which something could hold the canary, by what they are.
-func forms() map[string]string {
+// forms are the ways in which something could hold a secret, by what they are.
+func forms(secret string) map[string]string {
 	all := map[string]string{
-		"clear": canary, "hex": hex.EncodeToString([]byte(canary)), "HEX": strings.ToUpper(hex.EncodeToString([]byte(canary))),
-		"query": url.QueryEscape(canary), "path": url.PathEscape(canary), "bytes": strings.Trim(fmt.Sprintf("%d", []byte(canary)), "[]"),
-		"quoted": strings.Trim(fmt.Sprintf("%+q", canary), `"`),
+		"clear": secret, "hex": hex.EncodeToString([]byte(secret)), "HEX": strings.ToUpper(hex.EncodeToString([]byte(secret))),
+		"query": url.QueryEscape(secret), "path": url.PathEscape(secret), "bytes": strings.Trim(fmt.Sprintf("%d", []byte(secret)), "[]"),
+		"quoted": strings.Trim(fmt.Sprintf("%+q", secret), `"`),
 	}
 	for name, enc := range map[string]*base64.Encoding{"base64": base64.RawStdEncoding, "base64url": base64.RawURLEncoding} {
-		all[name+" of SASL PLAIN"] = enc.EncodeToString([]byte("\x00" + alice + "\x00" + canary))
+		all[name+" of SASL PLAIN"] = enc.EncodeToString([]byte("\x00" + alice + "\x00" + secret))
 		for shift := range 3 { // wherever it begins in what is encoded; the ends depend on what is beside it
-			text := enc.EncodeToString([]byte(strings.Repeat("x", shift) + canary))
+			text := enc.EncodeToString([]byte(strings.Repeat("x", shift) + secret))
 			all[fmt.Sprint(name, " at ", shift)] = text[(shift*8+5)/6 : len(text)-2]
 		}
 	}
 	return all
 }
 
-// sightings are the places that hold the canary: files below a directory, and a log.
-func sightings(t *testing.T, dir string, log []byte) (found []string, looked int) {
+// sightings are the places that hold the canary, or the given secrets: files below a directory, and a log.
+func sightings(t *testing.T, dir string, log []byte, secrets ...string) (found []string, looked int) {
 	t.Helper()
+	if secrets == nil {
+		secrets = []string{canary}
+	}
 	look := func(place string, content []byte) {
 		looked++
-		for form, text := range forms() {
-			if bytes.Contains(content, []byte(text)) {
-				found = append(found, place+": "+form)
+		for _, secret := range secrets {
+			for form, text := range forms(secret) {
+				if bytes.Contains(content, []byte(text)) {
+					found = append(found, place+": "+form)
+				}
 			}
 		}
 	}
@@ -123,5 +131,52 @@ func TestCanary(t *testing.T) {
 				t.Errorf("the search does not find what the database holds: %v", found)
 			}
 		})
+	}
+}
+
+// TestCanaryElsewhere does the same with what a sign-in at an identity provider knows: nothing of it is in a file or in
+// the log, neither what goes well nor what does not; and the last sign-out ends it there, too.
+func TestCanaryElsewhere(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "sqlite:posthorn.db", "metadata") // in the state directory
+	idp := startIDP(t, alice)
+	w.elsewhere(idp)
+	w.logged = &bytes.Buffer{}
+	w.start()
+	conf := w.write(t.TempDir(), "oauth2.conf", []byte("introspection_mode = post\nintrospection_url = "+idp.URL+
+		"/introspect\nusername_attribute = username\nactive_attribute = active\nactive_value = true\n"))
+	d := testpeer.StartDovecot(t, testpeer.DovecotConfig{Users: map[string]string{alice: canary}, NotifyURL: w.notifyURL(), Extra: "auth_failure_delay = 0\n" +
+		"auth_mechanisms = plain login xoauth2 oauthbearer\npassdb {\n  driver = oauth2\n  mechanisms = xoauth2 oauthbearer\n  args = " + conf + "\n}\n"})
+	w.provision(d, api.MailHost{PasswordSource: "oauth", OAuthTokenURL: idp.URL + "/token", OAuthClientID: "posthorn", OAuthClientSecret: idpSecret}, alice)
+	w.blue(idp)
+	phone := w.webpushPhone()
+	session := w.signInElsewhere("phone")
+	w.subscribe(session, phone.transport, phone.token, "registered") // by an access token of the refresh token
+	rotated := w.call("POST", "/api/v1/sessions/current/rotate", session, nil, 200)["token"].(string)
+	idp.broken.Store(true) // and answers with all that it was sent
+	back := w.browse(w.beginElsewhere("watch", oauth2.GenerateVerifier()))
+	if back.Get("error") == "" {
+		t.Errorf("%v", back)
+	}
+	idp.broken.Store(false)
+	secrets := append([]string{idpSecret, idpAccess, idpRefresh, session, rotated}, idp.secrets()...)
+	if len(secrets) < 10 {
+		t.Errorf("%d secrets", len(secrets))
+	}
+	if found, looked := sightings(t, w.stateDir, nil, secrets...); len(found) > 0 || looked < 6 {
+		t.Errorf("running, in %d places: %v", looked, found)
+	}
+	w.call("DELETE", "/api/v1/sessions", rotated, nil, 204)
+	select {
+	case got := <-idp.revoked:
+		if got != idpRefresh {
+			t.Errorf("revoked is %q", got)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("the refresh token is good after the last sign-out")
+	}
+	w.stop()
+	if found, looked := sightings(t, w.stateDir, w.logged.Bytes(), secrets...); len(found) > 0 || looked < 5 || !strings.Contains(w.logged.String(), "sign-in at the identity provider failed") {
+		t.Errorf("stopped, in %d places: %v", looked, found)
 	}
 }

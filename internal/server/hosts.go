@@ -2,11 +2,8 @@ package server
 
 import (
 	"errors"
-	"fmt"
-	"io"
 	"io/fs"
 	"net/url"
-	"os"
 
 	"github.com/posthorn-mail/posthorn/internal/config"
 	"github.com/posthorn-mail/posthorn/internal/tenant/hostrule"
@@ -18,7 +15,7 @@ func readHosts(cfg *config.Config) (*hostrule.Rules, config.Problems) {
 	if path == "" {
 		return nil, nil
 	}
-	data, err := readHostsFile(path)
+	data, err := readAtMost(path, hostrule.MaxFile)
 	if errors.Is(err, fs.ErrNotExist) && !named {
 		return nil, nil
 	} else if err != nil {
@@ -37,19 +34,6 @@ func readHosts(cfg *config.Config) (*hostrule.Rules, config.Problems) {
 		all = append(all, config.Problem{Key: "hosts_file", Source: p.File, Line: p.Line, Message: p.Message})
 	}
 	return nil, all
-}
-
-func readHostsFile(path string) ([]byte, error) {
-	f, err := os.Open(path) //nolint:gosec // the operator names the file
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close() //nolint:errcheck // only read from
-	data, err := io.ReadAll(io.LimitReader(f, hostrule.MaxFile+1))
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", path, err)
-	}
-	return data, nil
 }
 
 // ownHost is what the host rules say of public.url.

@@ -118,7 +118,7 @@ func TestImportEndToEnd(t *testing.T) {
 
 	receive := func(token, subject, topic string) {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
 		got, err := apple.NextFor(ctx, token)
 		if err != nil {

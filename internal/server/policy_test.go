@@ -47,7 +47,7 @@ type payload map[string]string
 
 func (w *world) payload(p phone) payload {
 	w.tb.Helper()
-	ctx, cancel := context.WithTimeout(w.tb.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(w.tb.Context(), 30*time.Second)
 	defer cancel()
 	d, err := p.next(ctx, p.target)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/posthorn-mail/posthorn/internal/config"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
@@ -104,12 +105,16 @@ func readContextSets(cfg *config.Config) (sets []cascade.Set, problems config.Pr
 	return sets, problems
 }
 
+// readAtMost reads a file. A directory, or a pipe that nobody writes to, is an error: a reload would wait for ever.
 func readAtMost(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path) //nolint:gosec // the operator names the file
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) //nolint:gosec // the operator names the file
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close() //nolint:errcheck // only read from
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, errors.Join(err, fmt.Errorf("%s is no file that can be read to its end", path))
+	}
 	data, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err == nil && int64(len(data)) > limit {
 		err = fmt.Errorf("%s is larger than %d bytes", path, limit)

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/posthorn-mail/posthorn/internal/config"
@@ -133,5 +134,20 @@ func TestBuiltIn(t *testing.T) {
 	c, _ = load(t, "log: {}\n", nil)
 	if f, problems := readProperties(c, ""); len(problems) > 0 || len(f.Server) != 0 {
 		t.Errorf("with a file: %+v, %v", f, problems)
+	}
+}
+
+// TestReadAtMost: what has no end to wait for is refused, lest a reload never end.
+func TestReadAtMost(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	pipe := filepath.Join(dir, "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{pipe, dir, "/dev/zero"} {
+		if _, err := readAtMost(path, 10); err == nil || !strings.Contains(err.Error(), "no file that can be read") {
+			t.Errorf("%s: %v", path, err)
+		}
 	}
 }

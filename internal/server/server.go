@@ -79,6 +79,7 @@ type Server struct {
 	tenants    *tenant.Store
 	push       *push.Service
 	audit      *audit.Log
+	accounts   *account.Service
 	idle       *idle.Source
 	listen     *listen.Service
 	mailNotify *mailnotify.Source // nil when it is not enabled
@@ -226,6 +227,7 @@ func (s *Server) build(ctx context.Context, reg *prometheus.Registry, hosts *hos
 			return tenants.Admit(ctx, req.User.ID, req.Client, req.Host)
 		},
 	})
+	s.accounts = accounts
 	if err := accounts.CheckKey(ctx); err != nil {
 		return err
 	}
@@ -361,6 +363,7 @@ func (s *Server) Run(ctx context.Context) error {
 	workers, working := errgroup.WithContext(working)
 	workers.Go(func() error { return s.push.Run(working) })
 	workers.Go(func() error { return s.audit.Run(working) })
+	workers.Go(func() error { return s.accounts.Run(working) })
 	workers.Go(func() error { return s.idle.Run(working) })
 	workers.Go(func() error { return s.listen.Run(working) })
 	workers.Go(func() error { return s.follower.run(working) })

@@ -120,6 +120,20 @@ func Check(cfg *config.Config) (config.Problems, config.Warnings) {
 	return append(found.problems, found.expired...), append(cfg.Warnings(), found.soon...)
 }
 
+// CheckRules adds to problems of the keys what Check says of host rules, properties and context sets.
+func CheckRules(cfg *config.Config, problems config.Problems) config.Problems {
+	_, hosts := readHosts(cfg)
+	_, properties := readProperties(cfg, "")
+	known := slices.Clone(problems)
+	for _, p := range append(hosts, properties...) {
+		// A key of its own that stands for a property, such as push.privacy, has been judged.
+		if !slices.ContainsFunc(known, func(k config.Problem) bool { return k.Line > 0 && k.Line == p.Line && k.Source == p.Source }) {
+			problems = append(problems, p)
+		}
+	}
+	return problems
+}
+
 // buildTransports builds the senders with the credentials of the configuration. Without a VAPID key Web Push is
 // checked, but has none.
 func buildTransports(cfg *config.Config, vapid []byte, now func() time.Time) (*transports, findings) {

@@ -229,16 +229,24 @@ func (w *world) signIn(login, password, device string) string {
 	return out["token"].(string)
 }
 
-// subscribe returns the subscription's id, and fails unless the listener is in wantState.
+// subscribe returns the subscription's id, and fails unless the listener is in wantState. The answer waits two
+// seconds for that; on a machine that is busy with other tests it comes later.
 func (w *world) subscribe(token, transport string, device any, wantState string) string {
 	w.tb.Helper()
 	out := w.call("POST", "/api/v1/subscriptions", token, map[string]any{
 		"client": "posthorn-app", "transport": transport, "topics": []string{"mail:new"}, "token": device,
 	}, 201)
-	if listener := out["listener"].(map[string]any); listener["state"] != wantState {
+	id, listener := out["id"].(string), out["listener"].(map[string]any)
+	if listener["state"] == "pending" && wantState != "pending" {
+		w.waitFor("the mail server has answered", func() bool {
+			listener = w.call("GET", "/api/v1/subscriptions/"+id, token, nil, 200)["listener"].(map[string]any)
+			return listener["state"] != "pending"
+		})
+	}
+	if listener["state"] != wantState {
 		w.tb.Fatalf("listener of %s subscription: %v, want %s", transport, listener, wantState)
 	}
-	return out["id"].(string)
+	return id
 }
 
 // phone is one device at one of the fakes.
@@ -294,7 +302,7 @@ type shown struct {
 // receive waits for the phone's next notification and reads it as the app would.
 func (w *world) receive(p phone) shown {
 	w.tb.Helper()
-	ctx, cancel := context.WithTimeout(w.tb.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(w.tb.Context(), 30*time.Second)
 	defer cancel()
 	d, err := p.next(ctx, p.target)
 	if err != nil {
@@ -343,14 +351,14 @@ func read(tb testing.TB, transport string, payload []byte) shown {
 // waitFor polls what only another process can tell.
 func (w *world) waitFor(what string, ok func() bool) {
 	w.tb.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(30 * time.Second)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			w.tb.Fatalf("waited 10 s in vain: %s", what)
+			w.tb.Fatalf("waited 30 s in vain: %s", what)
 		}
 	}
 }

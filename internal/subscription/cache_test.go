@@ -21,7 +21,7 @@ func openBus(t *testing.T) *bus.Bus {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 30*time.Second)
 		defer cancel()
 		if err := b.Close(ctx); err != nil {
 			t.Error(err)
@@ -79,7 +79,7 @@ func TestOtherNodesHear(t *testing.T) {
 			t.Fatalf("%d subscriptions before the first", n)
 		}
 		f.subscribe(t, session(1, "a"), request("phone"))
-		deadline := time.After(10 * time.Second)
+		deadline := time.After(30 * time.Second)
 		tick := time.NewTicker(time.Millisecond)
 		defer tick.Stop()
 		for wants(t, other, 1) != 1 {

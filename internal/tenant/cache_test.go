@@ -86,7 +86,7 @@ func two(t *testing.T, url string, b *bus.Bus) {
 		if b == nil {
 			now = now.Add(4 * time.Second)
 		}
-		deadline := time.After(10 * time.Second)
+		deadline := time.After(30 * time.Second)
 		tick := time.NewTicker(time.Millisecond)
 		defer tick.Stop()
 		for got := ask(); got != want; got = ask() {

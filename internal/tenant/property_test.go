@@ -340,7 +340,7 @@ func TestViewsOfTwoNodes(t *testing.T) {
 		ann := addUser(t, s, 1, "ann", "dove").ID
 		hears := func(want string) {
 			t.Helper()
-			deadline := time.After(10 * time.Second)
+			deadline := time.After(30 * time.Second)
 			tick := time.NewTicker(time.Millisecond)
 			defer tick.Stop()
 			ask := func() string {

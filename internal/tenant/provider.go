@@ -422,7 +422,12 @@ func (s *Store) providerValues(ctx context.Context, tx *db.Tx, before Provider, 
 		return nil, err
 	}
 	for i, h := range p.MailHosts {
-		if err := mustHave(ctx, tx, sqlHasMailHost, h, fmt.Sprintf("mailhosts[%d]", i), "there is no mail host %q: add it first"); err != nil {
+		field := fmt.Sprintf("mailhosts[%d]", i)
+		err := mustHaveMailHost(ctx, tx, h, field)
+		if invalid, ok := errors.AsType[*InvalidError](err); ok && !operator { // the names are the operator's
+			invalid.Problem = fmt.Sprintf("there is no mail host %q: ask the operator", h)
+		}
+		if err != nil {
 			return nil, err
 		}
 	}

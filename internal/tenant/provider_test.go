@@ -236,6 +236,17 @@ func TestProviderIsChecked(t *testing.T) {
 	if all, err := s.Providers(t.Context()); len(all) != 0 || err != nil {
 		t.Errorf("there are %d, %v", len(all), err)
 	}
+
+	// What mail hosts there are is told to the operator only.
+	for operator, want := range map[bool]string{true: `did you mean "dove"?`, false: "ask the operator"} {
+		p := blue(t)
+		if p.MailHosts = []string{"doge"}; !operator {
+			p.APNs, p.FCM = nil, nil // with addresses that are the operator's
+		}
+		if _, err := s.AddProvider(t.Context(), p, operator); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "dove") != operator {
+			t.Errorf("operator %t: %v", operator, err)
+		}
+	}
 }
 
 // Only the operator leads the server elsewhere than to Apple and Google. Who is not him may keep what he set.

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -30,7 +31,8 @@ const (
 	sqlRemoveUser   = `DELETE FROM users WHERE context_id = ? AND id = ? RETURNING login`
 	sqlHasContext   = `SELECT COUNT(*) FROM contexts WHERE id = ?`
 	sqlHasProvider  = `SELECT COUNT(*) FROM providers WHERE name = ?`
-	sqlHasMailHost  = `SELECT COUNT(*) FROM mailhosts WHERE name = ?`
+	// There are few of them.
+	sqlMailHostNames = `SELECT name FROM mailhosts ORDER BY name`
 )
 
 // AddUser adds a user. With an id of 0 the context's next one is given.
@@ -47,7 +49,7 @@ func (s *Store) AddUser(ctx context.Context, u User) (User, error) {
 		if err := mustHave(ctx, tx, sqlHasContext, u.ID.Context, "user", "there is no context %v: add it first"); err != nil {
 			return added, err
 		}
-		if err := mustHave(ctx, tx, sqlHasMailHost, u.MailHost, "mailhost", "there is no mail host %q: add it first"); err != nil {
+		if err := mustHaveMailHost(ctx, tx, u.MailHost, "mailhost"); err != nil {
 			return added, err
 		}
 		if err := s.room(ctx, tx, u.ID.Context, 0); err != nil {
@@ -94,6 +96,36 @@ func mustHave(ctx context.Context, tx *db.Tx, query string, key any, field, prob
 		return &InvalidError{field, fmt.Sprintf(problem, key)}
 	}
 	return nil
+}
+
+func mustHaveMailHost(ctx context.Context, tx *db.Tx, name, field string) error {
+	rows, err := tx.Query(ctx, sqlMailHostNames)
+	if err != nil {
+		return err
+	}
+	names, err := scanAll(rows, func(rows *sql.Rows, name *string) error { return rows.Scan(name) })
+	if err != nil || slices.Contains(names, name) {
+		return err
+	}
+	return NoMailHost(field, name, names)
+}
+
+// NoMailHost says to the operator that there is no mail host of this name, and which one he meant.
+func NoMailHost(field, name string, names []string) *InvalidError {
+	const most = 10
+	text := fmt.Sprintf("there is no mail host %q", name)
+	meant := cascade.Nearest(name, names)
+	switch {
+	case len(names) == 0:
+		text += `: add it first, with "posthorn mailhost add"`
+	case meant != "":
+		text += fmt.Sprintf("; did you mean %q?", meant)
+	case len(names) > most:
+		text += `: "posthorn mailhost list" shows those that there are`
+	default:
+		text += fmt.Sprintf(": add it first, or take one of %s", strings.Join(names, ", "))
+	}
+	return &InvalidError{field, text}
 }
 
 // CheckLogin accepts what an IMAP server can take as a login: up to 255 bytes without control characters.

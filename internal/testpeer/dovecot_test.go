@@ -87,7 +87,7 @@ func TestDovecotHibernatesAndAnswersDoveadm(t *testing.T) {
 	}
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for timeout := time.After(10 * time.Second); !hibernated(); {
+	for timeout := time.After(30 * time.Second); !hibernated(); {
 		select {
 		case <-tick.C:
 		case <-timeout:

@@ -53,7 +53,7 @@ func wait(t *testing.T, got <-chan string) (user, subject string) {
 			t.Fatalf("%v in %s", err, body)
 		}
 		return n.User, n.Subject
-	case <-time.After(10 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatal("no push request")
 	}
 	return "", ""
@@ -211,7 +211,7 @@ func TestKilledProcessLeavesNothing(t *testing.T) {
 	}
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	timeout := time.After(15 * time.Second)
+	timeout := time.After(30 * time.Second)
 	for left := leftovers(t, dirs); len(left) > 0; left = leftovers(t, dirs) {
 		select {
 		case <-tick.C:

@@ -79,7 +79,7 @@ func TestHint(t *testing.T) {
 		if u != ids(1)[0] {
 			t.Errorf("a hint for %s, want 1@1", u)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Error("no hint")
 	}
 }

@@ -124,8 +124,9 @@ type Layer struct {
 	Subject string // "" for the server, else a name, "1" or "3@1"
 	// Without says why the values do not hold for whom the layers are laid, as for a context set whose tags he has
 	// not; "" when they do.
-	Without string
-	values  []value // by index
+	Without  string
+	priority int     // of a context set
+	values   []value // by index
 }
 
 type value struct {
@@ -235,11 +236,11 @@ func (r *Registry) Explain(name string, layers []Layer) (Explanation, error) {
 		return text
 	}
 	e := Explanation{Name: d.Name, Winner: Step{Scope: Default, Value: show(d.Default), Origin: "built in", State: Wins}}
-	steps := []Step{e.Winner}
+	steps, priorities := []Step{e.Winner}, []int{0}
 	won := 0
 	for i, l := range layers {
 		if l.Scope > ContextSet && !slices.ContainsFunc(steps, func(s Step) bool { return s.Scope >= ContextSet }) {
-			steps = append(steps, Step{Scope: ContextSet, State: NotSet})
+			steps, priorities = append(steps, Step{Scope: ContextSet, State: NotSet}), append(priorities, 0)
 		}
 		step := Step{Scope: l.Scope, Subject: l.Subject, State: NotSet, Reason: l.Without}
 		at, ok := slices.BinarySearchFunc(l.values, d.index, func(v value, index int) int { return cmp.Compare(v.index, index) })
@@ -255,7 +256,7 @@ func (r *Registry) Explain(name string, layers []Layer) (Explanation, error) {
 			l.twin(layers[:i], d.index), i+1 < len(layers) && layers[i+1].sameSubject(l):
 			continue
 		}
-		steps = append(steps, step)
+		steps, priorities = append(steps, step), append(priorities, l.priority)
 	}
 	for i := range steps {
 		if i == won {
@@ -264,11 +265,22 @@ func (r *Registry) Explain(name string, layers []Layer) (Explanation, error) {
 		} else if steps[i].State == Wins {
 			steps[i].State = PassedOver
 		}
+		if x := &steps[i]; i < won && x.State == PassedOver && x.Scope == ContextSet && steps[won].Scope == ContextSet && x.Subject != steps[won].Subject {
+			x.Reason = beaten(priorities[i], priorities[won])
+		}
 	}
 	e.Value = e.Winner.Value
 	slices.Reverse(steps)
 	e.Steps = steps
 	return e, nil
+}
+
+// beaten says why of two context sets that match the second one wins.
+func beaten(priority, winner int) string {
+	if priority == winner {
+		return fmt.Sprintf("of sets with the same priority (%d) the one whose name sorts last wins", winner)
+	}
+	return fmt.Sprintf("its priority is %d, that of the one that wins %d", priority, winner)
 }
 
 func (l Layer) sameSubject(other Layer) bool {

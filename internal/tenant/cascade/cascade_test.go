@@ -205,26 +205,37 @@ trial: {with_tags: trial, push.quiet_hours: ''}
 		t.Errorf("%s\nwant %s\n%v", got, want, problems)
 	}
 	for text, want := range map[string]string{
-		"- a":                                    `x.yml:1: expected names with values`,
-		"a: b":                                   `x.yml:1: a: expected names with values`,
-		"a:\n  withTags: b\na:\n  withTags: c\n": `x.yml:3: "a" is there twice, first in line 1: remove one`,
-		"a:\n  withTags: b\n  withTags: c\n":     `x.yml:3: a: "withTags" is there twice`,
-		"a:\n  withTags: b\n  with_tags: c\n":    `x.yml:3: a: withTags is there twice`,
-		"a:\n  withTags:\n":                      `x.yml:2: withTags: has no value`,
-		"a:\n  withTags: b\n  x: {y: z}\n":       `x.yml:3: x: must be one value or a list of texts`,
-		"a:\n  withTags: b\n  x: [[y]]\n":        `x.yml:3: x: must be a list of texts`,
-		"a:\n  withTags: b\n  priority: high\n":  `x.yml:3: a: priority must be a whole number`,
-		"a:\n  withTags: b\n  priority: 1e9\n":   `priority must be a whole number`,
-		"a b:\n  withTags: b\n":                  `x.yml:1: a b: the name of a context set has`,
-		"a:\n  priority: 1\n":                    `x.yml:1: a: withTags is empty`,
-		"a: {withTags: b}\n---\nb: {}\n":         `x.yml:2: a second YAML document`,
-		"a: [":                                   `x.yml:2: not valid YAML`,
-		"\xff":                                   `x.yml:1: not valid UTF-8`,
-		"<<: {a: b}":                             `expected a name`,
+		"- a":                                          `x.yml:1: expected names with values`,
+		"a: b":                                         `x.yml:1: a: expected names with values`,
+		"a:\n  withTags: b\na:\n  withTags: c\n":       `x.yml:3: "a" is there twice, first in line 1: remove one`,
+		"a:\n  withTags: b\n  withTags: c\n":           `x.yml:3: a: "withTags" is there twice`,
+		"a:\n  withTags: b\n  with_tags: c\n":          `x.yml:3: a: withTags is there twice`,
+		"a:\n  withTags:\n":                            `x.yml:2: withTags: has no value`,
+		"a:\n  withTags: b\n  x: {y: z}\n":             `x.yml:3: x: must be one value or a list of texts`,
+		"a:\n  withTags: b\n  x: [[y]]\n":              `x.yml:3: x: must be a list of texts`,
+		"a:\n  withTags: b\n  priority: high\n":        `x.yml:3: a: priority must be a whole number`,
+		"a:\n  withTags: b\n  priority: 1e9\n":         `priority must be a whole number`,
+		"a b:\n  withTags: b\n":                        `x.yml:1: a b: the name of a context set has`,
+		"a:\n  priority: 1\n":                          `x.yml:1: a: withTags is empty`,
+		"a: {withTags: b}\n---\nb: {}\n":               `x.yml:2: a second YAML document`,
+		"a: [":                                         `x.yml:2: not valid YAML`,
+		"\xff":                                         `x.yml:1: not valid UTF-8`,
+		"<<: {a: b}":                                   `expected a name`,
+		"a:\n  withTags: !blocked webmail\n":           `x.yml:2: withTags: begins with !blocked: put it in quotes`,
+		"a:\n  withTags: !blocked & webmail\n":         `put a text that begins with !, & or * in quotes`,
+		"a:\n  withTags: b\n  push: {privacy: none}\n": `x.yml:3: push: must be one value or a list of texts; write a name in one piece, as push.privacy`,
 	} {
 		if _, problems := cascade.ParseSets("x.yml", []byte(text)); len(problems) == 0 || !strings.Contains(problems.Error(), want) {
 			t.Errorf("%q: %v, want %q", text, problems, want)
 		}
+	}
+	// A mistake with the tags is told once, and aliases are followed.
+	if _, problems := cascade.ParseSets("x.yml", []byte("a:\n  withTags: !b c\n")); len(problems) != 1 {
+		t.Error(problems)
+	}
+	sets, problems = cascade.ParseSets("x.yml", []byte("a: &a\n  withTags: &t b\n  push.privacy: none\nc: *a\nd:\n  withTags: *t\n"))
+	if len(problems) > 0 || len(sets) != 3 || sets[1].WithTags != "b" || len(sets[1].Values) != 1 || sets[2].WithTags != "b" {
+		t.Errorf("%+v, %v", sets, problems)
 	}
 	for _, empty := range []string{"", "# nothing\n", "---\n", "null\n"} {
 		if sets, problems := cascade.ParseSets("x.yml", []byte(empty)); len(sets)+len(problems) > 0 {
@@ -263,4 +274,21 @@ func FuzzParseSets(f *testing.F) {
 			t.Fatalf("%+v, %v", e, err)
 		}
 	})
+}
+
+// Of two context sets that match, it is said why the other one wins.
+func TestExplainSets(t *testing.T) {
+	t.Parallel()
+	value := []cascade.Setting{{Name: "push.privacy", Value: "none"}}
+	base, problems := cascade.Standard.Compile(cascade.Files{Sets: []cascade.Set{
+		{Name: "a", WithTags: "x", Values: value}, {Name: "b", WithTags: "x", Priority: 7, Values: value}, {Name: "c", WithTags: "x", Priority: 7, Values: value},
+	}}, cascade.Stored{})
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	e, err := cascade.Standard.Explain("push.privacy", append(base.Server(), base.Sets([]string{"x"})...))
+	if err != nil || e.Winner.Subject != "c" || e.Winner.Reason != "" ||
+		e.Steps[1].Reason != "of sets with the same priority (7) the one whose name sorts last wins" || e.Steps[2].Reason != "its priority is 0, that of the one that wins 7" {
+		t.Errorf("%+v, %v", e, err)
+	}
 }

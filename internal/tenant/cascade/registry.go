@@ -92,7 +92,7 @@ func (r *Registry) Find(name string) (Definition, error) {
 		return r.all[i], nil
 	}
 	known := slices.Sorted(maps.Keys(r.names))
-	if meant := nearest(name, known); meant != "" {
+	if meant := Nearest(name, known); meant != "" {
 		return Definition{}, fmt.Errorf("%w; did you mean %s?", ErrUnknown, meant)
 	}
 	return Definition{}, fmt.Errorf(`%w; "posthorn property types" lists those that there are`, ErrUnknown)
@@ -175,7 +175,7 @@ func (d Definition) ofType(text string) (any, string, error) {
 			return text, text, nil
 		}
 		hint := ""
-		if meant := nearest(text, d.One); meant != "" {
+		if meant := Nearest(text, d.One); meant != "" {
 			hint = "; did you mean " + meant + "?"
 		}
 		return nil, "", fmt.Errorf("%smust be one of %s%s", d.given(text), strings.Join(d.One, ", "), hint)
@@ -279,8 +279,8 @@ func or(names []string) string {
 	return strings.Join(names[:len(names)-1], ", ") + " or " + names[len(names)-1]
 }
 
-// nearest returns the candidate that a person most likely meant, or "".
-func nearest(word string, candidates []string) string {
+// Nearest returns the candidate that a person most likely meant, or "".
+func Nearest(word string, candidates []string) string {
 	if len(word) > 100 { // nobody's slip
 		return ""
 	}

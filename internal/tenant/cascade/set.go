@@ -143,6 +143,7 @@ func (b *Base) Sets(tags []string) []Layer {
 	var all []Layer
 	for _, s := range b.sets {
 		for _, l := range s.layers {
+			l.priority = s.priority
 			if !s.with.Matches(tags) {
 				l.Without = "needs the tags " + s.with.String()
 			}
@@ -178,12 +179,13 @@ func ParseSets(file string, data []byte) ([]Set, Problems) {
 	}
 	var sets []Set
 	for name, body := range pairs(root, func(n *yaml.Node, message string) { add(n, "", message) }) {
-		s := Set{Name: name.Value, Origin: origin(file, name.Line)}
+		s, sound := Set{Name: name.Value, Origin: origin(file, name.Line)}, true
 		for key, v := range pairs(body, func(n *yaml.Node, message string) { add(n, s.Name, message) }) {
 			text, err := Scalar(v)
 			switch {
 			case err != nil:
 				add(key, key.Value, err.Error())
+				sound = false
 			case key.Value == "withTags" || key.Value == "with_tags":
 				if s.WithTags != "" {
 					add(key, s.Name, "withTags is there twice: remove one")
@@ -197,7 +199,7 @@ func ParseSets(file string, data []byte) ([]Set, Problems) {
 				s.Values = append(s.Values, Setting{key.Value, text, origin(file, key.Line)})
 			}
 		}
-		if err := s.Check(); err != nil {
+		if err := s.Check(); err != nil && sound {
 			add(name, s.Name, err.Error())
 		}
 		sets = append(sets, s)
@@ -229,6 +231,9 @@ func parseYAML(file string, data []byte) (*yaml.Node, *Problem) {
 		p := &Problem{Origin: origin(file, 1), Message: "not valid YAML: it cannot be parsed"}
 		if le, ok := errors.AsType[*yaml.LoadError](err); ok {
 			p.Origin, p.Message = origin(file, max(1, le.Mark.Line)), "not valid YAML: "+le.Message
+			if strings.Contains(le.Message, "anchor") || strings.Contains(le.Message, "alphabetic") {
+				p.Message += "; put a text that begins with !, & or * in quotes"
+			}
 		}
 		return nil, p
 	}
@@ -241,7 +246,7 @@ func parseYAML(file string, data []byte) (*yaml.Node, *Problem) {
 // pairs yields the keys and values of a mapping, and reports what is none.
 func pairs(n *yaml.Node, report func(n *yaml.Node, message string)) func(func(key, value *yaml.Node) bool) {
 	return func(yield func(key, value *yaml.Node) bool) {
-		if n.Kind != yaml.MappingNode {
+		if n = resolve(n); n.Kind != yaml.MappingNode {
 			report(n, "expected names with values, as in \"premium:\" followed by indented lines")
 			return
 		}
@@ -264,9 +269,21 @@ func pairs(n *yaml.Node, report func(n *yaml.Node, message string)) func(func(ke
 	}
 }
 
+// resolve follows an alias to what it stands for.
+func resolve(n *yaml.Node) *yaml.Node {
+	if n.Kind == yaml.AliasNode && n.Alias != nil {
+		return n.Alias
+	}
+	return n
+}
+
 // Scalar returns the text of a value in YAML: a scalar's, or that of a list joined with commas.
 func Scalar(n *yaml.Node) (string, error) {
+	n = resolve(n)
 	switch {
+	case strings.HasPrefix(n.Tag, "!") && !strings.HasPrefix(n.Tag, "!!"):
+		// YAML takes it for the name of a type, and what it negates would be lost.
+		return "", fmt.Errorf("begins with %s: put it in quotes, as in '!blocked & webmail'", n.Tag)
 	case n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null":
 		return "", errors.New("has no value: give one, or remove the line; an empty text is ''")
 	case n.Kind == yaml.ScalarNode:
@@ -274,12 +291,12 @@ func Scalar(n *yaml.Node) (string, error) {
 	case n.Kind == yaml.SequenceNode:
 		parts := make([]string, len(n.Content))
 		for i, e := range n.Content {
-			if e.Kind != yaml.ScalarNode {
+			if e = resolve(e); e.Kind != yaml.ScalarNode {
 				return "", errors.New("must be a list of texts")
 			}
 			parts[i] = e.Value
 		}
 		return strings.Join(parts, ", "), nil
 	}
-	return "", errors.New("must be one value or a list of texts")
+	return "", errors.New("must be one value or a list of texts; write a name in one piece, as push.privacy")
 }

@@ -130,6 +130,8 @@ func TestNoRuleMatches(t *testing.T) {
 func TestProblems(t *testing.T) {
 	for name, tt := range map[string]struct{ text, want string }{
 		"empty":          {"", "h.yml: there is no rule in it"},
+		"no entry":       {"{}\n", "h.yml: there is no rule in it"},
+		"merged":         {"a: &a {host: x, mail_app_enabled: true}\nb:\n  <<: *a\n  host: y\n", "h.yml:3: merging with << is not supported"},
 		"comments":       {"# nothing\n", "h.yml: there is no rule in it"},
 		"list":           {"- host: all\n", "h.yml:1: expected entries"},
 		"text":           {"yes\n", "h.yml:1: expected entries"},

@@ -93,7 +93,7 @@ func (p *parser) document(data []byte) *yaml.Node {
 		p.syntax(err)
 		return nil
 	}
-	if len(doc.Content) == 0 || isNull(doc.Content[0]) {
+	if len(doc.Content) == 0 || isNull(doc.Content[0]) || doc.Content[0].Kind == yaml.MappingNode && len(doc.Content[0].Content) == 0 {
 		// Not "nobody" and not "everybody": such a file is one that is being written, or a mistake.
 		p.add(0, "there is no rule in it: add an entry with \"host: all\", or remove the file to allow every host")
 		return nil
@@ -158,6 +158,9 @@ func (p *parser) entry(name, value *yaml.Node) {
 		key, v := value.Content[i], value.Content[i+1]
 		first, twice := lines[key.Value]
 		switch {
+		case key.ShortTag() == "!!merge":
+			p.add(key.Line, "merging with << is not supported: write \"host\" and \"mail_app_enabled\" out in the entry %s", quoted(name.Value))
+			return
 		case key.Kind != yaml.ScalarNode || key.Value != "host" && key.Value != "mail_app_enabled":
 			what := found(key)
 			if key.Kind == yaml.ScalarNode {
