@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/x509"
 	"fmt"
+	"net/url"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -28,6 +29,9 @@ afterwards, since every user could then have it send requests there.`,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if passwordFile == "" {
 				return usagef("--password-file is missing: a file with the password of %s, or - for standard input", args[0])
+			}
+			if u, err := url.Parse(in.Server); in.Server != "" && (err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http") {
+				return usagef("--server %s: say https:// or http://, and a host", in.Server)
 			}
 			if in.Password, err = c.readSecret(passwordFile); err != nil {
 				return err

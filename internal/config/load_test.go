@@ -264,7 +264,7 @@ func TestLoadErrors(t *testing.T) {
 		},
 		{"properties", "properties: [a]\n", `posthorn.yml:1: properties: expected names of properties with their values, found a list`},
 		{"property twice", "properties:\n  a: 1\n  b: 2\n  a: 3\n", `posthorn.yml:4: properties.a: given twice, first in line 2: remove one`},
-		{"property in parts", "properties:\n  push: {privacy: none}\n", `posthorn.yml:2: properties.push: expected a value, found a section: write names in one piece, as push.privacy`},
+		{"property in parts", "properties:\n  push: {privacy: none}\n", `posthorn.yml:2: properties.push: expected a value, found a section: write names in one piece, as push.privacy, and a section of its own without the indent`},
 		{"property without value", "properties:\n  a:\n", `posthorn.yml:2: properties.a: expected a value, found nothing; for an empty one write ''`},
 		{"property with a comma", "properties:\n  a: [b, 'c,d']\n", `posthorn.yml:2: properties.a: expected texts without commas, found "c,d"`},
 		{"entries", "transports:\n  apns:\n    apps: {client: a}\n", `posthorn.yml:3: transports.apns.apps: expected a list of entries, each with keys of its own, found a section`},

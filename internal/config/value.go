@@ -151,7 +151,7 @@ func (l *loader) properties(key string, line int, v reflect.Value, node *yaml.No
 			}
 			text = strings.Join(parts, ", ")
 		case value.Kind == yaml.MappingNode:
-			l.add(name.Line, at, "expected a value, found a section: write names in one piece, as push.privacy")
+			l.add(name.Line, at, "expected a value, found a section: write names in one piece, as push.privacy, and a section of its own without the indent")
 			continue
 		default:
 			l.add(name.Line, at, "expected a value, found %s; for an empty one write ''", found(value))

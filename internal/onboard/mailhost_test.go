@@ -150,7 +150,7 @@ func TestDovecot(t *testing.T) {
 		{"no sign-in", nil, Request{}, "sign_in", Skipped, "--login", false},
 		{"wrong password", nil, Request{Login: alice, Password: "wrong"}, "sign_in", Failed, "login rejected", false},
 		{"wrong port", func(h *tenant.MailHost) { h.IMAPPort = 1 }, in, "reachable", Failed, "nobody answers at port 1: ", false},
-		{"plain port", func(h *tenant.MailHost) { h.IMAPPort = dove.IMAPPort }, in, "tls", Failed, "does not speak TLS", false},
+		{"plain port", func(h *tenant.MailHost) { h.IMAPPort = dove.IMAPPort }, in, "tls", Failed, "--security none will do", false},
 		{"the system's authorities", func(h *tenant.MailHost) { h.CA = "" }, in, "tls", Failed, "signed by nobody who is trusted", false},
 		{"insecure", func(h *tenant.MailHost) { h.CA, h.Insecure = "", true }, in, "tls", Warning, "accepted, since the mail host is --insecure", true},
 		{"name", func(h *tenant.MailHost) { h.IMAPHost = "mail.invalid" }, in, "name", Failed, "mail.invalid cannot be resolved", false},

@@ -37,7 +37,11 @@ func (e *exam) tls(ctx context.Context) Check {
 	var noTLS tls.RecordHeaderError
 	switch {
 	case errors.As(err, &noTLS):
-		return failed("is this the port of TLS (993)? with --security starttls it is 143", "the server does not speak TLS at port %d", h.IMAPPort)
+		hint := "is this the port of TLS (993)? with --security starttls it is 143"
+		if isLoopback(h.IMAPHost) {
+			hint += ", and on this machine --security none will do"
+		}
+		return failed(hint, "the server does not speak TLS at port %d", h.IMAPPort)
 	case errors.Is(err, errNoSTARTTLS):
 		return failed("switch TLS on at the mail server, or use --security tls with port 993", "%v", err)
 	case err != nil:

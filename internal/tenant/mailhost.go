@@ -121,7 +121,11 @@ func (s *Store) AddMailHost(ctx context.Context, h MailHost, password string) er
 		}
 		n, err := tx.Exec(ctx, sqlAddMailHost, append(values, db.Millis(s.now()))...)
 		if err == nil && n == 0 {
-			err = fmt.Errorf("mail host %q, or notify login %q, %w", h.Name, h.NotifyLogin, ErrExists)
+			what := fmt.Sprintf("mail host %q", h.Name)
+			if h.NotifyLogin != "" {
+				what += fmt.Sprintf(", or notify login %q,", h.NotifyLogin)
+			}
+			err = fmt.Errorf("%s %w", what, ErrExists)
 		}
 		return User{}, err
 	})

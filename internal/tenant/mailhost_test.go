@@ -79,6 +79,9 @@ func TestMailHosts(t *testing.T) {
 				t.Errorf("%s: %v", h.Name, err)
 			}
 		}
+		if err := s.AddMailHost(ctx, bare, ""); !errors.Is(err, tenant.ErrExists) || err.Error() != fmt.Sprintf("mail host %q exists already", bare.Name) {
+			t.Errorf("%s, which has no notify login: %v", bare.Name, err)
+		}
 		u := addUser(t, s, 1, "alice", "dove")
 		if err := s.RemoveMailHost(ctx, "dove"); !errors.Is(err, tenant.ErrInUse) {
 			t.Errorf("removed a mail host in use: %v", err)
