@@ -285,6 +285,9 @@ func TestRefresh(t *testing.T) {
 			{400, `{"error": "invalid_scope"}`, "rejects Posthorn's client", ErrMailServer},
 			{400, `{"error": "invalid_grant"}`, "must sign in again", ErrBadLogin},
 			{401, `{"error": "invalid_grant"}`, "must sign in again", ErrBadLogin},
+			{400, `{"error": "interaction_required"}`, "must sign in again", ErrBadLogin}, // as Microsoft says when a second factor was switched on
+			{400, `{"error": "consent_required"}`, "must sign in again", ErrBadLogin},
+			{400, `{"error": "temporarily_unavailable"}`, "token server gives no", ErrMailServer},
 		} {
 			ts.set(func() {
 				ts.answer = func(w http.ResponseWriter) bool {

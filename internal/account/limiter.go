@@ -1,12 +1,21 @@
 package account
 
 import (
+	"crypto/sha256"
 	"sync"
 	"time"
 )
 
 // maxLimited bounds the keys a limiter remembers: they come from whoever asks.
 const maxLimited = 100_000
+
+// limited is a key as it is remembered: short, however long a login is.
+type limited [16]byte
+
+func limitedOf(key string) limited {
+	sum := sha256.Sum256([]byte(key))
+	return limited(sum[:len(limited{})])
+}
 
 // A limiter allows a number of failures per key and window, refilled steadily. Success gives the
 // attempt back, which the token buckets of golang.org/x/time/rate cannot do.
@@ -16,7 +25,7 @@ type limiter struct {
 	now    func() time.Time
 
 	mu      sync.Mutex // guards buckets; held for map operations only
-	buckets map[string]bucket
+	buckets map[limited]bucket
 }
 
 type bucket struct {
@@ -27,12 +36,13 @@ type bucket struct {
 func newLimiter(attempts int, window time.Duration, now func() time.Time) *limiter {
 	return &limiter{
 		burst: float64(attempts), refill: window / time.Duration(attempts), now: now,
-		buckets: map[string]bucket{},
+		buckets: map[limited]bucket{},
 	}
 }
 
 // take uses one attempt of key, or says how long to wait for the next.
-func (l *limiter) take(key string) (wait time.Duration, ok bool) {
+func (l *limiter) take(name string) (wait time.Duration, ok bool) {
+	key := limitedOf(name)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b := l.current(key)
@@ -48,7 +58,8 @@ func (l *limiter) take(key string) (wait time.Duration, ok bool) {
 }
 
 // giveBack returns an attempt that was no failure.
-func (l *limiter) giveBack(key string) {
+func (l *limiter) giveBack(name string) {
+	key := limitedOf(name)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b := l.current(key)
@@ -61,7 +72,8 @@ func (l *limiter) giveBack(key string) {
 }
 
 // until says how long it takes until fewer than some attempts of key are used.
-func (l *limiter) until(key string, attempts int) time.Duration {
+func (l *limiter) until(name string, attempts int) time.Duration {
+	key := limitedOf(name)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	over := l.current(key).used - float64(attempts)
@@ -71,7 +83,7 @@ func (l *limiter) until(key string, attempts int) time.Duration {
 	return time.Duration(over*float64(l.refill)) + 1
 }
 
-func (l *limiter) current(key string) bucket {
+func (l *limiter) current(key limited) bucket {
 	now := l.now()
 	b, ok := l.buckets[key]
 	if !ok {

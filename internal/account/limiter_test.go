@@ -127,7 +127,7 @@ func TestLimiterForgets(t *testing.T) {
 			t.Fatalf("%d keys are kept", len(l.buckets))
 		}
 	}
-	if _, ok := l.buckets["old 1"]; ok {
+	if _, ok := l.buckets[limitedOf("old 1")]; ok {
 		t.Error("a refilled key is kept while others had to go")
 	}
 	if len(l.buckets) < maxLimited*8/10 {

@@ -6,6 +6,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/db"
@@ -107,6 +109,13 @@ func (s *Service) admit(ctx context.Context, login, network, device string) (att
 	}
 	err = s.say(network, a.take(s.limits.byStrangers, login))
 	return a, err
+}
+
+// Attempt takes an attempt for a sign-in that is made elsewhere than in SignIn, so that nobody guesses there what he may
+// not guess here. good gives it back: it was no guess. Errors are *TooManyError.
+func (s *Service) Attempt(ctx context.Context, login string, from netip.Addr) (good func(), err error) {
+	tried, err := s.admit(ctx, strings.ToLower(login), addressKey(from), "")
+	return tried.giveBack, err
 }
 
 // say marks an error that comes again and again, and is nil for nil.

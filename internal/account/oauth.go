@@ -198,14 +198,16 @@ func (s *Service) refresh(ctx context.Context, h tenant.MailHost, refresh Passwo
 	if !ok {
 		return nil, fmt.Errorf("%w: %w", errTokenServer, err)
 	}
-	// Of the answer only what RFC 6749 section 5.2 names: the rest may repeat what was sent.
+	// Of the answer only what RFC 6749 section 5.2 names, and what OpenID Connect Core 1.0 section 3.1.2.6 adds of the
+	// user: the rest may repeat what was sent.
 	code, status := refused.ErrorCode, refused.Response.StatusCode
-	switch {
-	case code == "invalid_grant" && status < 500:
-		return nil, fmt.Errorf("%w: the token server says invalid_grant", ErrBadLogin)
-	case status < 500 && (code == "invalid_client" || code == "unauthorized_client" || code == "invalid_scope" ||
-		code == "unsupported_grant_type" || code == "invalid_request"):
-		return nil, fmt.Errorf("%w: it says %s", errTokenClient, code)
+	if status < 500 {
+		switch code {
+		case "invalid_grant", "interaction_required", "login_required", "consent_required":
+			return nil, fmt.Errorf("%w: the token server says %s", ErrBadLogin, code)
+		case "invalid_client", "unauthorized_client", "invalid_scope", "unsupported_grant_type", "invalid_request":
+			return nil, fmt.Errorf("%w: it says %s", errTokenClient, code)
+		}
 	}
 	return nil, fmt.Errorf("%w: it answers %d", errTokenServer, status)
 }

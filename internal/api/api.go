@@ -15,10 +15,12 @@ import (
 	"maps"
 	"net/http"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/posthorn-mail/posthorn/internal/account"
 	"github.com/posthorn-mail/posthorn/internal/audit"
@@ -90,6 +92,9 @@ func notFound(w http.ResponseWriter, r *http.Request) {
 
 // route serves a path by method, and answers the other methods with a 405 that names these.
 func (a *API) route(mux *http.ServeMux, path string, methods map[string]handler) {
+	if get := methods[http.MethodGet]; get != nil {
+		methods[http.MethodHead] = get // whose body nobody sends (RFC 9110 section 9.3.2)
+	}
 	allow := strings.Join(slices.Sorted(maps.Keys(methods)), ", ")
 	mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
 		h, ok := methods[r.Method]
@@ -98,7 +103,12 @@ func (a *API) route(mux *http.ServeMux, path string, methods map[string]handler)
 			problem.Write(w, problem.New(http.StatusMethodNotAllowed, "method_not_allowed", "this takes "+allow))
 			return
 		}
-		status, body, err := h(r)
+		var status int
+		var body any
+		err := plainText(r)
+		if err == nil {
+			status, body, err = h(r)
+		}
 		if err != nil {
 			p := a.problemOf(r.Context(), err)
 			if p.Status == http.StatusUnauthorized {
@@ -200,8 +210,38 @@ func decode(r *http.Request, into any) error {
 	return unmarshal(raw, into)
 }
 
+// plainText refuses a path or a query with what no database takes: NUL, and what is not UTF-8.
+func plainText(r *http.Request) error {
+	odd := func(s string) bool { return strings.ContainsRune(s, 0) || !utf8.ValidString(s) }
+	if odd(r.URL.Path) {
+		return problem.New(http.StatusNotFound, "not_found", "there is nothing of this name")
+	}
+	if r.URL.RawQuery == "" {
+		return nil
+	}
+	for name, values := range r.URL.Query() {
+		if slices.ContainsFunc(values, odd) {
+			return problem.InField(name, "must be UTF-8 without the character U+0000")
+		}
+	}
+	return nil
+}
+
+// nul finds the escape of NUL in JSON, and not a reverse solidus that is escaped itself before "u0000".
+var nul = regexp.MustCompile(`(^|[^\\])(\\\\)*\\u0000`)
+
 func unmarshal(raw []byte, into any) error {
 	err := json.Unmarshal(raw, into)
+	if err == nil && nul.Match(raw) {
+		members := map[string]json.RawMessage{}
+		_ = json.Unmarshal(raw, &members) // what is no object has no member to name
+		for _, name := range slices.Sorted(maps.Keys(members)) {
+			if nul.Match(members[name]) {
+				return problem.InField(name, "must not have the character U+0000")
+			}
+		}
+		return problem.New(http.StatusBadRequest, "not_json", "no text may have the character U+0000")
+	}
 	var wrong *json.UnmarshalTypeError
 	switch {
 	case errors.As(err, &wrong) && wrong.Field != "":
@@ -264,25 +304,39 @@ func (a *API) clientAddress(r *http.Request) netip.Addr {
 	if err != nil {
 		return netip.Addr{}
 	}
-	addr := peer.Addr().Unmap()
+	addr := plain(peer.Addr())
 	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
 	for _, hop := range slices.Backward(hops) {
 		if !a.trusted(addr) {
 			break
 		}
-		before, err := netip.ParseAddr(strings.TrimSpace(hop))
-		if err != nil {
+		before, ok := parseHop(strings.TrimSpace(hop))
+		if !ok {
 			break
 		}
-		addr = before.Unmap()
+		addr = before
 	}
 	return addr
 }
 
+// parseHop reads an address of X-Forwarded-For, to which some proxies add the port.
+func parseHop(text string) (netip.Addr, bool) {
+	addr, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(text, "["), "]"))
+	if err != nil {
+		var withPort netip.AddrPort
+		withPort, err = netip.ParseAddrPort(text)
+		addr = withPort.Addr()
+	}
+	return plain(addr), err == nil
+}
+
+// plain is an address as networks have it: IPv4 as such, and without a zone, which is any text.
+func plain(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
+
 // fromProxy reports whether the peer is a proxy whose headers are believed.
 func (a *API) fromProxy(r *http.Request) bool {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	return err == nil && a.trusted(peer.Addr().Unmap())
+	return err == nil && a.trusted(plain(peer.Addr()))
 }
 
 func (a *API) trusted(addr netip.Addr) bool {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"maps"
 	"net/http"
@@ -121,7 +122,8 @@ func (a *API) auditSignIn(r *http.Request, sess account.Session, req signInReque
 	if err != nil && sess.User.ID != 0 {
 		e.Subject, e.Context = sess.User.String(), sess.User.Context
 	} else if err != nil && req.Login != "" {
-		users, err := a.Tenants.UsersByLogin(r.Context(), req.Login)
+		// Who hung up tried him all the same.
+		users, err := a.Tenants.UsersByLogin(context.WithoutCancel(r.Context()), req.Login)
 		if req.MailHost != "" {
 			users = slices.DeleteFunc(users, func(u tenant.User) bool { return u.MailHost != req.MailHost })
 		}

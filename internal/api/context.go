@@ -167,6 +167,7 @@ func (a *API) addReseller(r *http.Request) (int, any, error) {
 	added, err := a.Tenants.AddReseller(r.Context(), tenant.Reseller(v))
 	if err == nil {
 		about(r, "resellers/"+added.Name, 0)
+		err = a.Accounts.RemoveAdminKeysOf(r.Context(), RoleReseller, added.Name) // of who had the name before, if something cut that off
 	}
 	return http.StatusCreated, Reseller(added), err
 }

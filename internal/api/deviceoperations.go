@@ -19,8 +19,8 @@ var deviceFace = face{
 	intro: `What an app needs: the list of providers, sign-in, and subscriptions to new mail.
 
 A sign-in gives a token, with which the app bears out whose it is: ` + "`Authorization: Bearer ph_…`" + `. What is another user's is
-answered with 404, as if it were not there. What is read takes HEAD as well as GET where it has an ETag, and If-None-Match
-with it. Every error is a problem document (RFC 9457).`,
+answered with 404, as if it were not there. What takes GET takes HEAD as well; what has an ETag takes If-None-Match.
+Every error is a problem document (RFC 9457).`,
 	scheme: "session", format: "ph_…", about: "the token of a session, which signIn gives",
 	params: map[string]param{
 		"id":       {doc: "its id, as the listing has it", example: "17b303fe79c30da3251415c5"},

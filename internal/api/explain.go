@@ -220,7 +220,7 @@ func (a *API) clientGate(ctx context.Context, sub subscription.Subscription) (pu
 			return push.Gate{}, err
 		}
 		return push.Gate{
-			Name: "client", State: push.GateClosed, Detail: fmt.Sprintf("%s: %s is %q (%s)", c.why, c.name, e.Value, whence(e.Winner)),
+			Name: "client", State: push.GateClosed, Detail: fmt.Sprintf("%s: %s is %q (%s)", c.why, c.name, e.Value, whence(stepView(e.Winner, actorIn(ctx).Role == RoleOperator))),
 			Do: fmt.Sprintf("posthorn config explain %s --user %s shows where to change it", c.name, sub.User),
 		}, nil
 	}
@@ -228,11 +228,11 @@ func (a *API) clientGate(ctx context.Context, sub subscription.Subscription) (pu
 }
 
 // whence says where a value is set.
-func whence(s cascade.Step) string {
-	if s.Scope == cascade.Default {
+func whence(s PropertyStep) string {
+	if s.Scope == cascade.Default.String() {
 		return "the default"
 	}
-	where := "set for " + strings.TrimSpace(s.Scope.String()+" "+s.Subject)
+	where := "set for " + strings.TrimSpace(s.Scope+" "+s.Subject)
 	if s.Origin != "" {
 		where += ", " + s.Origin
 	}

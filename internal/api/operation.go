@@ -130,8 +130,10 @@ type act struct {
 type actKey struct{}
 
 // actorOf is who makes the request. Whoever came past the table has one; all others are nobody.
-func actorOf(r *http.Request) Actor {
-	if a, ok := r.Context().Value(actKey{}).(*act); ok {
+func actorOf(r *http.Request) Actor { return actorIn(r.Context()) }
+
+func actorIn(ctx context.Context) Actor {
+	if a, ok := ctx.Value(actKey{}).(*act); ok {
 		return a.actor
 	}
 	return Actor{}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -247,7 +248,7 @@ func (a *API) addProvider(r *http.Request) (int, any, error) {
 	if err := readProvider(r, &v); err != nil {
 		return 0, nil, err
 	}
-	if err := ownProvider(r, &v); err != nil {
+	if err := cmp.Or(ownProvider(r, &v), a.mayMailHosts(r, v.MailHosts, nil)); err != nil {
 		return 0, nil, err
 	}
 	given := v.tenant(tenant.Provider{})
@@ -255,6 +256,9 @@ func (a *API) addProvider(r *http.Request) (int, any, error) {
 		return 0, nil, err
 	}
 	p, err := a.Tenants.AddProvider(r.Context(), given, isOperator(r))
+	if err == nil {
+		err = a.Accounts.RemoveAdminKeysOf(r.Context(), RoleBrand, p.Name) // as addReseller does
+	}
 	about(r, "providers/"+v.Name, 0)
 	return http.StatusCreated, providerView(p), a.usedNow(r.Context(), err)
 }
@@ -272,6 +276,31 @@ func ownProvider(r *http.Request, v *Provider) error {
 	return nil
 }
 
+// mayMailHosts refuses mail hosts for a provider that none of the actor's users can be at, as if they were not there. It
+// keeps those that the provider has, which the operator may have given it.
+func (a *API) mayMailHosts(r *http.Request, names, before []string) error {
+	if isOperator(r) {
+		return nil
+	}
+	seen, err := a.reach(r)
+	if err != nil {
+		return err
+	}
+	for i, name := range names[:min(len(names), 100)] { // more are refused in any case
+		if slices.Contains(before, name) {
+			continue
+		}
+		h, err := a.Tenants.MailHost(r.Context(), name)
+		if err != nil && !errors.Is(err, tenant.ErrNotFound) {
+			return err
+		}
+		if err != nil || len(h.Contexts) > 0 && !slices.ContainsFunc(h.Contexts, seen.has) {
+			return problem.InField(fmt.Sprintf("mailhosts[%d]", i), fmt.Sprintf("there is no mail host %q for users of yours: ask the operator", name))
+		}
+	}
+	return nil
+}
+
 // changeProvider takes what a change gives of a provider and keeps the rest.
 func (a *API) changeProvider(r *http.Request) (int, any, error) {
 	name := r.PathValue("provider")
@@ -280,6 +309,19 @@ func (a *API) changeProvider(r *http.Request) (int, any, error) {
 	}
 	var change json.RawMessage
 	if err := readProvider(r, &change); err != nil {
+		return 0, nil, err
+	}
+	var given struct {
+		MailHosts []string `json:"mailhosts"`
+	}
+	err := unmarshal(change, &given)
+	if err == nil && len(given.MailHosts) > 0 {
+		var before tenant.Provider
+		if before, err = a.Tenants.Provider(r.Context(), name); err == nil {
+			err = a.mayMailHosts(r, given.MailHosts, before.MailHosts)
+		}
+	}
+	if err != nil {
 		return 0, nil, err
 	}
 	p, err := a.Tenants.ChangeProvider(r.Context(), name, isOperator(r), func(p *tenant.Provider) error {
@@ -354,6 +396,9 @@ func (a *API) checkProvider(r *http.Request) (int, any, error) {
 		} else if !isOperator(r) {
 			v.Provider.Reseller = p.Reseller
 		}
+		if err == nil {
+			err = a.mayMailHosts(r, v.Provider.MailHosts, p.MailHosts)
+		}
 		if err != nil {
 			return 0, nil, err
 		}
@@ -361,7 +406,7 @@ func (a *API) checkProvider(r *http.Request) (int, any, error) {
 			return 0, nil, err
 		}
 	}
-	req := onboard.ProviderRequest{Provider: p}
+	req := onboard.ProviderRequest{Provider: p, Guest: !isOperator(r), From: a.clientAddress(r)}
 	for _, one := range v.Accounts {
 		req.Accounts = append(req.Accounts, onboard.TestAccount{Login: one.Login, Password: account.Password(one.Password), MailHost: one.MailHost})
 	}

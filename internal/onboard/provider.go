@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -28,6 +29,10 @@ type ProviderRequest struct {
 	Accounts []TestAccount
 	// User, when set, has his devices told of a test.
 	User tenant.UserID
+	// Guest says that it is not the operator who asks, but somebody at an address: his test accounts count as sign-ins
+	// from there, and of mail hosts, which are not his, he is told no more than that they work.
+	Guest bool
+	From  netip.Addr
 }
 
 // TestAccount is a mailbox that a provider has for tests.
@@ -70,6 +75,7 @@ const (
 type providerExam struct {
 	*Doctor
 	Report
+	req    ProviderRequest
 	p      tenant.Provider
 	stored bool
 	told   func(Check)
@@ -81,7 +87,7 @@ func (d *Doctor) Provider(ctx context.Context, req ProviderRequest, told func(Ch
 	if len(req.Accounts) > maxAccounts {
 		return Report{}, &tenant.InvalidError{Field: "accounts", Problem: fmt.Sprintf("must be %d at most", maxAccounts)}
 	}
-	e := &providerExam{Doctor: d, p: req.Provider, told: told}
+	e := &providerExam{Doctor: d, req: req, p: req.Provider, told: told}
 	_, err := d.Tenants.Provider(ctx, e.p.Name)
 	if err != nil && !errors.Is(err, tenant.ErrNotFound) {
 		return Report{}, err

@@ -3,12 +3,14 @@ package onboard
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/posthorn-mail/posthorn/internal/account"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
 )
 
@@ -45,6 +47,16 @@ func (e *providerExam) account(ctx context.Context, a TestAccount) Check {
 	if !slices.Contains(e.p.MailHosts, name) {
 		return failed("add it to the provider with --mailhost "+name, "%s: mail host %s is not the provider's", clip(a.Login), name)
 	}
+	good := func() {}
+	var err error
+	if e.req.Guest {
+		if good, err = e.Accounts.Attempt(ctx, a.Login, e.req.From); err != nil {
+			if tooMany, ok := errors.AsType[*account.TooManyError](err); ok {
+				return failed("wait "+in(tooMany.RetryAfter)+", and give the right password", "%s: too many failed sign-ins", clip(a.Login))
+			}
+			return failed("see the log", "%s", why(ctx, err))
+		}
+	}
 	h, err := e.Tenants.MailHost(ctx, name)
 	if err != nil {
 		return failed("posthorn mailhost list shows those that there are", "%v", err)
@@ -54,10 +66,17 @@ func (e *providerExam) account(ctx context.Context, a TestAccount) Check {
 	_ = m.run(ctx, "name", m.name) && m.run(ctx, "reachable", m.reachable) && m.run(ctx, "tls", m.tls) && m.run(ctx, "greeting", m.greeting) &&
 		m.run(ctx, "sign_in", m.signIn)
 	last := m.Checks[len(m.Checks)-1]
-	if last.State == Failed {
+	switch {
+	case last.State == Failed && e.req.Guest && last.Name != "sign_in":
+		return failed("ask the operator of this server", "%s: mail host %s cannot be used now (%s)", clip(a.Login), name, last.Name)
+	case last.State == Failed && e.req.Guest:
+		last.Detail = clip(a.Login) + " at " + name + ": " + last.Detail
+		return last
+	case last.State == Failed:
 		last.Detail = clip(a.Login) + " at " + name + " (" + address(h) + "): " + last.Detail
 		return last
 	}
+	good()
 	return ok("%s at %s", clip(a.Login), name)
 }
 

@@ -340,6 +340,9 @@ func TestAdminMethods(t *testing.T) {
 	key := w.adminKey(api.Key{Role: api.RoleOperator}).Key
 	w.call("PUT", "/api/v1/admin/contexts", key, nil, 405)
 	w.call("GET", "/api/v1/admin/nothing", key, nil, 404)
+	w.call("HEAD", "/api/v1/admin/contexts", key, nil, 200)
+	w.call("HEAD", "/api/v1/admin/contexts", "", nil, 401)
+	w.call("HEAD", "/api/v1/admin/reload", key, nil, 405)
 	if out := w.call("GET", "/api/v1/admin/contexts", "", nil, 401); out["reason"] != "no_key" {
 		t.Errorf("%v", out)
 	}

@@ -1,10 +1,13 @@
 package server_test
 
 import (
+	"context"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/api"
 	"github.com/posthorn-mail/posthorn/internal/testpeer"
@@ -19,6 +22,28 @@ func (w *world) audited(user string) (acts []string, all string) {
 		acts = append(acts, e.Act+" "+e.Outcome)
 	}
 	return acts, fmt.Sprintf("%+v", page.Items)
+}
+
+// Who hangs up before he is refused is written down as whoever waits: he tried this user.
+func TestHangUpIsAudited(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, sqliteURL(t), "login")
+	w.start()
+	const alice = "alice@rig.test"
+	d := testpeer.StartDovecot(t, testpeer.DovecotConfig{Users: map[string]string{alice: secret}})
+	w.provision(d, api.MailHost{}, alice)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second) // Dovecot takes 2 s for a no, and we 2.5 s
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.public+"/api/v1/sessions", strings.NewReader(`{"login":"`+alice+`","password":"wrong","client":"posthorn-app"}`))
+	must(t, err)
+	if res, err := http.DefaultClient.Do(req); err == nil {
+		must(t, res.Body.Close())
+		t.Fatalf("answered with %d", res.StatusCode)
+	}
+	w.waitFor("the audit log", func() bool {
+		acts, _ := w.audited("1@1")
+		return slices.Contains(acts, "sign_in failed") || slices.Contains(acts, "sign_in refused")
+	})
 }
 
 // TestDevicesAndTokens walks what a user can do about his devices: see them, rotate tokens, end one, end all; and what

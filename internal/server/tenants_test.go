@@ -47,7 +47,7 @@ type tenants struct {
 
 func newTenants(t *testing.T) *tenants {
 	w := newWorld(t, sqliteURL(t), "login")
-	w.edit("push: {", "sign_in: {attempts_per_address: 100000}\npush: {") // of wrong keys
+	w.edit("push: {", "sign_in: {attempts_per_address: 100000, attempts_per_login: 2}\npush: {") // of wrong keys
 	w.start()
 	x := &tenants{documented: readDocument(w, adminDocument), operator: w.adminKey(api.Key{Role: api.RoleOperator}).Key}
 	logins := map[string]string{}

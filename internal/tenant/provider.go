@@ -414,6 +414,9 @@ func (s *Store) providerValues(ctx context.Context, tx *db.Tx, before Provider, 
 		if err := operatorsFields(before, *p); err != nil {
 			return nil, err
 		}
+		if err := s.operatorsHost(before, *p); err != nil {
+			return nil, err
+		}
 	}
 	if err := p.check(before); err != nil {
 		return nil, err

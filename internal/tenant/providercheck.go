@@ -150,6 +150,19 @@ func operatorsFields(before, p Provider) error {
 	return nil
 }
 
+// operatorsHost refuses the installation's own host: who asks there is told to go on at the base URL of whose it is.
+func (s *Store) operatorsHost(before, p Provider) error {
+	u, err := url.Parse(s.publicURL)
+	if err != nil {
+		return nil //nolint:nilerr // it has no host, then
+	}
+	own, err := hostrule.Normalise(u.Hostname())
+	if i := slices.Index(p.Hosts, own); err == nil && i >= 0 && !slices.Contains(before.Hosts, own) {
+		return &InvalidError{fmt.Sprintf("hosts[%d]", i), own + " is the installation's own: ask the operator to give it to the provider"}
+	}
+	return nil
+}
+
 // check judges a provider that is normalised. A secret that was lost with a key is missing, but for a change that
 // concerns something else.
 func (p *Provider) check(before Provider) error {

@@ -201,6 +201,7 @@ func FuzzSVG(f *testing.F) {
 			return
 		}
 		harmless(t, clean)
+		wellFormed(t, clean)
 		again, _, err := CleanLogo(clean)
 		if err != nil || !bytes.Equal(again, clean) {
 			t.Errorf("%s\nagain %s, %v", clean, again, err)

@@ -124,6 +124,9 @@ func (w *svgWriter) start(d *xml.Decoder, e xml.StartElement) error {
 	if w.elements == 0 && (!ours || name != "svg") {
 		return errNotSVG
 	}
+	if w.elements > 0 && len(w.open) == 0 {
+		return errors.New("has something behind its outermost element: save it again as plain SVG")
+	}
 	if !ours || lower == "metadata" || lower == "title" || lower == "desc" { // an editor's own, and words that nobody sees
 		return dropped(d)
 	}
@@ -169,16 +172,20 @@ func dropped(d *xml.Decoder) error {
 }
 
 func (w *svgWriter) attributes(e xml.StartElement) error {
-	has := map[string]string{}
+	has := map[string]string{} // what is written; a second one of a name would be no XML
 	for _, a := range e.Attr {
 		name, value := a.Name.Local, strings.TrimSpace(a.Value)
 		lower := strings.ToLower(name)
+		_, twice := has[name] // as href and xlink:href are
 		switch {
 		case strings.HasPrefix(lower, "on") && a.Name.Space == "":
 			return fmt.Errorf("has an event handler (%s): remove it, a logo is a picture", short(name))
 		case lower == "href" || lower == "src" || lower == "base":
 			if lower == "href" && (a.Name.Space == "" || a.Name.Space == xlinkSpace) && strings.HasSuffix(e.Name.Local, "Gradient") && identifier.MatchString(strings.TrimPrefix(value, "#")) && strings.HasPrefix(value, "#") {
-				w.attribute("href", value)
+				if !twice {
+					has[name] = value
+					w.attribute("href", value)
+				}
 				continue
 			}
 			return fmt.Errorf("refers to something else (%s=%q): remove the reference, a logo must stand for itself", short(name), short(value))
@@ -189,11 +196,12 @@ func (w *svgWriter) attributes(e xml.StartElement) error {
 			if err != nil {
 				return err
 			}
-			if declarations != "" {
+			if declarations != "" && !twice {
+				has[name] = declarations
 				w.attribute("style", declarations)
 			}
 			continue
-		case !svgAttributes[name]:
+		case twice, !svgAttributes[name]:
 			continue
 		}
 		if err := w.checkValue(name, value); err != nil {
@@ -234,11 +242,9 @@ func checkValue(name, value string) error {
 	if !attributeValue.MatchString(value) {
 		return fmt.Errorf("has the value %q in %s, which is neither number, colour nor shape: remove it", short(value), short(name))
 	}
-	rest := value
 	for _, m := range function.FindAllStringSubmatch(value, -1) {
 		argument := strings.Trim(strings.TrimSpace(m[2]), `'"`)
 		if strings.EqualFold(m[1], "url") && strings.HasPrefix(argument, "#") && identifier.MatchString(argument[1:]) {
-			rest = strings.Replace(rest, m[0], "", 1)
 			continue
 		}
 		if strings.EqualFold(m[1], "url") {
@@ -247,9 +253,8 @@ func checkValue(name, value string) error {
 		if !functions[m[1]] {
 			return fmt.Errorf("has the function %q in %s: save it as plain SVG", short(m[0]), short(name))
 		}
-		rest = strings.Replace(rest, m[0], "", 1)
 	}
-	if strings.ContainsAny(rest, "()") {
+	if strings.ContainsAny(function.ReplaceAllString(value, ""), "()") { // one within another
 		return fmt.Errorf("has the value %q in %s, which cannot be read: save it as plain SVG", short(value), short(name))
 	}
 	return nil
