@@ -354,6 +354,9 @@ func (c *cli) writeImport(ctx context.Context, i importing, plan *original.Plan,
 		}
 	}})
 	bar.end()
+	if ctx.Err() != nil {
+		_ = c.say("posthorn: the files that this import wrote are taken away again; rows that it wrote stay. Run it again: it goes on from there")
+	}
 	if err != nil {
 		return fmt.Errorf("%w. The files that this import wrote are taken away again; rows that it wrote stay. Run it again when that is mended: it goes on from there", err)
 	}

@@ -60,25 +60,22 @@ type importer struct {
 	byName map[string]int64
 	byID   map[int64]bool
 	create bool
-	hosts  map[string][]int64     // what each mail host is limited to
-	seen   map[[2]string]seenUser // by login and mail host, in a dry run, which keeps none to find them by
+	hosts  map[string][]int64 // what each mail host is limited to
+	dry    *tenant.Rehearsal  // nil for a real one
 	batch  []tenant.User
 	lines  []int
-}
-
-// seenUser is what an earlier line of a dry run said.
-type seenUser struct {
-	line int
-	id   tenant.UserID
 }
 
 // importUsers is POST /users/import: it reads lines as they come, does those that are good, and answers with a report.
 func (a *API) importUsers(r *http.Request) (int, any, error) {
 	q := r.URL.Query()
-	im := &importer{a: a, r: r, byName: map[string]int64{}, byID: map[int64]bool{}, hosts: map[string][]int64{}, seen: map[[2]string]seenUser{}}
+	im := &importer{a: a, r: r, byName: map[string]int64{}, byID: map[int64]bool{}, hosts: map[string][]int64{}}
 	var err error
 	if im.report.DryRun, err = yes(q.Get("dry_run"), "dry_run"); err != nil {
 		return 0, nil, err
+	}
+	if im.report.DryRun {
+		im.dry = &tenant.Rehearsal{}
 	}
 	if im.create, err = yes(q.Get("create_contexts"), "create_contexts"); err != nil {
 		return 0, nil, err
@@ -188,19 +185,6 @@ func (im *importer) add(line userLine, number int) error {
 	} else if err != nil {
 		return err
 	}
-	if im.report.DryRun {
-		key := [2]string{tenant.LoginKey(u.Login), u.MailHost}
-		before, twice := im.seen[key]
-		switch {
-		case twice && before.id.Context == u.ID.Context && (u.ID.ID == 0 || u.ID.ID == before.id.ID):
-			im.report.Unchanged++
-			return nil
-		case twice:
-			im.fail(number, &tenant.InvalidError{Field: "login", Problem: fmt.Sprintf("is in line %d already: take one of the two out", before.line)})
-			return nil
-		}
-		im.seen[key] = seenUser{number, u.ID}
-	}
 	im.batch, im.lines = append(im.batch, u), append(im.lines, number)
 	if len(im.batch) == importBatch {
 		return im.flush()
@@ -220,7 +204,7 @@ func (im *importer) hostFor(u tenant.User) error {
 	return &tenant.InvalidError{Field: "mailhost", Problem: fmt.Sprintf("there is no mail host %q for this context: ask the operator", u.MailHost)}
 }
 
-// context finds a line's context, or makes it; 0 is one that a dry run would make.
+// context finds a line's context, or makes it; less than 0 is one that a dry run would make.
 func (im *importer) context(line userLine) (int64, error) {
 	if line.context != 0 {
 		if !im.byID[line.context] {
@@ -238,6 +222,7 @@ func (im *importer) context(line userLine) (int64, error) {
 		}
 	}
 	c := tenant.Context{Name: line.contextName}
+	id = -int64(len(im.report.ContextsAdded)) - 1
 	if actor := actorOf(im.r); actor.Role == RoleReseller {
 		c.Reseller = actor.Subject
 	}
@@ -262,7 +247,7 @@ func (im *importer) flush() error {
 		return nil
 	}
 	goOn(im.r)
-	done, err := im.a.Tenants.ImportUsers(im.r.Context(), im.batch, im.report.DryRun)
+	done, err := im.a.Tenants.ImportUsers(im.r.Context(), im.batch, im.dry)
 	if err != nil {
 		return fmt.Errorf("import users: %w", err)
 	}

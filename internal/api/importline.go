@@ -10,6 +10,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/posthorn-mail/posthorn/internal/tenant"
 )
@@ -45,6 +46,14 @@ func newUserLines(in *bufio.Reader, media string) (*userLines, error) {
 		return l, nil
 	}
 	header, err := l.line()
+	if bytes.HasPrefix(header, []byte("\xff\xfe")) || bytes.HasPrefix(header, []byte("\xfe\xff")) {
+		return nil, &tenant.InvalidError{Field: "body", Problem: "is in UTF-16: save it as CSV in UTF-8"}
+	}
+	comma := ""
+	if first := bytes.TrimPrefix(header, []byte("\ufeff")); err == nil && len(first) == 5 && bytes.HasPrefix(first, []byte("sep=")) { // a spreadsheet's own
+		comma = string(first[4:])
+		header, err = l.line()
+	}
 	if errors.Is(err, io.EOF) {
 		return nil, &tenant.InvalidError{Field: "body", Problem: "is empty: the first line names the columns, as context,user,login,mailhost"}
 	} else if err != nil {
@@ -55,8 +64,11 @@ func newUserLines(in *bufio.Reader, media string) (*userLines, error) {
 	l.csv = csv.NewReader(l.feed)
 	l.csv.FieldsPerRecord = -1
 	l.csv.TrimLeadingSpace = true
-	if bytes.ContainsRune(header, ';') && !bytes.ContainsRune(header, ',') { // as spreadsheets of some countries write it
+	switch { // as spreadsheets write it
+	case comma == ";", comma == "" && bytes.ContainsRune(header, ';') && !bytes.ContainsRune(header, ','):
 		l.csv.Comma = ';'
+	case comma == "\t", comma == "" && bytes.ContainsRune(header, '\t') && !bytes.ContainsRune(header, ','):
+		l.csv.Comma, l.csv.TrimLeadingSpace = '\t', false
 	}
 	names, err := l.record(header)
 	if err != nil {
@@ -123,15 +135,18 @@ func (l *userLines) record(line []byte) ([]string, error) {
 }
 
 // next reads the next user and the number of his line; *tenant.InvalidError for a line that says none, io.EOF at the
-// end. Empty lines are passed over.
+// end. Empty lines are passed over, and those that only have commas.
 func (l *userLines) next() (userLine, int, error) {
 	for {
 		line, err := l.line()
 		if err != nil {
 			return userLine{}, l.number, err
 		}
-		if len(bytes.TrimSpace(line)) == 0 {
-			continue
+		if len(bytes.TrimSpace(line)) == 0 || l.csv != nil && len(bytes.Trim(line, " \t"+string(l.csv.Comma))) == 0 {
+			continue // or a row of a spreadsheet without a value
+		}
+		if !utf8.Valid(line) {
+			return userLine{}, l.number, &tenant.InvalidError{Field: "line", Problem: "is not in UTF-8: save the file as CSV in UTF-8"}
 		}
 		u, err := l.parse(line)
 		return u, l.number, err

@@ -51,6 +51,12 @@ func TestUserLines(t *testing.T) {
 				"6: context is not that of the user 7@1\n7: line has more than 16 KiB\n8: mailhost is missing\n" +
 				"9: context is missing: its number or its name\n10: login must be 1 to 255 bytes of printable text without space at its ends\n11: 1 \"\" 0 f@x main",
 		},
+		"as a spreadsheet in German saves it": {
+			mediaCSV, "\ufeffsep=;\r\ncontext;user;login;mailhost\r\n1;;ann@x;main\r\n;;;\r\n1;;j\xfcrgen@x;main\r\n1;;\"bob;x\";main\r\n",
+			"3: 1 \"\" 0 ann@x main\n5: line is not in UTF-8: save the file as CSV in UTF-8\n6: 1 \"\" 0 bob;x main",
+		},
+		"tabs":             {mediaCSV, "context\tuser\tlogin\tmailhost\n1\t\tann@x\tmain\n\t\t\t\n", `2: 1 "" 0 ann@x main`},
+		"UTF-16":           {mediaCSV, "\xff\xfec\x00", "header: body: is in UTF-16: save it as CSV in UTF-8"},
 		"no header":        {mediaCSV, "", "header: body: is empty: the first line names the columns, as context,user,login,mailhost"},
 		"unknown column":   {mediaCSV, "context,pass\n", `header: body: the first line has the column "pass": it names each of context, user, login and mailhost once, user may be left out`},
 		"missing column":   {mediaCSV, "context,login\n", "header: body: the first line names no column mailhost"},

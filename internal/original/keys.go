@@ -283,7 +283,11 @@ func (r *Reader) rest() {
 				at = r.from(host)
 			}
 			r.out.set("internal.listen", address, at)
-			r.judge(host, Changed, "internal.listen", "only mail servers and monitoring are answered there; devices have public.listen")
+			own := ""
+			if ip := net.ParseIP(h); ip != nil && !ip.IsLoopback() && !ip.IsUnspecified() {
+				own = "; it must be an address of the machine that runs Posthorn"
+			}
+			r.judge(host, Changed, "internal.listen", "only mail servers and monitoring are answered there; devices have public.listen"+own)
 			r.judge(port, Taken, "internal.listen", "")
 		}
 	}

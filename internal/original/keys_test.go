@@ -167,6 +167,44 @@ d:
 	}
 }
 
+// TestKeystoreProblems says of each keystore that cannot be used what to do about it.
+func TestKeystoreProblems(t *testing.T) {
+	whole := func(dir string) []byte {
+		keystore(t, filepath.Join(dir, "whole.p12"), "com.example.app", "changeme", today.Add(300*24*time.Hour))
+		data, err := os.ReadFile(filepath.Join(dir, "whole.p12")) //nolint:gosec // the test's own
+		must(t, err)
+		return data
+	}(t.TempDir())
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, "pns.properties"), []byte("com.openexchange.pns.transport.apn.ios.enabled=true\n"), 0o600))
+	want := map[string]string{}
+	var options strings.Builder
+	for _, tc := range []struct {
+		name, data, password, want string
+	}{
+		{"whole", string(whole), "changeme", "copied from whole.p12: topic com.example.app, production"},
+		{"another-password", string(whole), "geheim", "another-password.p12: apns certificate: wrong password for the .p12 file"},
+		{"cut", string(whole[:300]), "changeme", "cut.p12: it is no PKCS #12 file, or it is cut off: copy it again"},
+		{"empty", "", "changeme", "empty.p12: it is empty: copy it again"},
+		{"pem", "-----BEGIN CERTIFICATE-----\n", "changeme", "pem.p12: it is PEM, not PKCS #12: openssl pkcs12 -export makes one of it"},
+		{"text", "not a keystore", "changeme", "text.p12: it is no PKCS #12 file, or it is cut off: copy it again"},
+	} {
+		must(t, os.WriteFile(filepath.Join(dir, tc.name+".p12"), []byte(tc.data), 0o600))
+		fmt.Fprintf(&options, "%s: {keystore: /etc/%s.p12, password: %s}\n", tc.name, tc.name, tc.password)
+		want[tc.name+".keystore"] = tc.want
+	}
+	must(t, os.WriteFile(filepath.Join(dir, "pns-apns-options.yml"), []byte(options.String()), 0o600))
+	p := planOfTree(t, dir)
+	for key, want := range want {
+		if got := verdictOn(p, key); !strings.Contains(got, ": "+want) {
+			t.Errorf("%s: %s, want %s", key, got, want)
+		}
+	}
+	if text := p.Report.Text(); strings.Contains(text, "geheim") || strings.Contains(text, "changeme") {
+		t.Errorf("a password is in the report:\n%s", text)
+	}
+}
+
 // TestSettings holds what keys become.
 func TestSettings(t *testing.T) {
 	host := Options{IMAPHost: "imap.example.org"}

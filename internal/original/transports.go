@@ -1,6 +1,7 @@
 package original
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"slices"
@@ -206,7 +207,7 @@ func (r *Reader) certificate(client, path, password string, production bool, fro
 	}
 	info, err := apns.ReadCertificate(data, password)
 	if err != nil {
-		return c, where + ": " + err.Error()
+		return c, where + ": " + keystoreProblem(data, err)
 	}
 	if c.topic = topicOf(info.Topics); c.topic == "" {
 		return c, where + ": it names no topic, so it is no push certificate of Apple's"
@@ -239,6 +240,24 @@ func (r *Reader) certificate(client, path, password string, production bool, fro
 	put(m, "certificate_password_file", r.out.file(name+".password", []byte(password+"\n"), 0o600), "")
 	r.apps = append(r.apps, app{client, name})
 	return c, ""
+}
+
+// keystoreProblem says what to do about a keystore that cannot be read.
+func keystoreProblem(data []byte, err error) string {
+	switch text := err.Error(); {
+	case len(data) == 0:
+		return "it is empty: copy it again"
+	case bytes.Contains(data, []byte("-----BEGIN ")):
+		return "it is PEM, not PKCS #12: openssl pkcs12 -export makes one of it"
+	case strings.Contains(text, "private key missing"):
+		return "it has a certificate and no private key: export the two together"
+	case strings.Contains(text, "asn1: "):
+		return "it is no PKCS #12 file, or it is cut off: copy it again"
+	case strings.Contains(text, "no MAC"):
+		return "it has no integrity check (MAC): export it again, with a password"
+	default:
+		return text
+	}
 }
 
 func (r *Reader) hasApp(client string) bool {

@@ -424,7 +424,7 @@ func TestLimitOfUsers(t *testing.T) {
 		if _, err := s.AddUser(ctx, user("ann")); err != nil {
 			t.Fatal(err)
 		}
-		done, err := s.ImportUsers(ctx, []tenant.User{user("ben"), user("ann"), user("cid")}, false)
+		done, err := s.ImportUsers(ctx, []tenant.User{user("ben"), user("ann"), user("cid")}, nil)
 		if err != nil || !done[0].Added || done[1].Err != nil || done[2].Added || done[2].Err == nil {
 			t.Errorf("%+v, %v", done, err)
 		}

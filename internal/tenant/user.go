@@ -52,7 +52,7 @@ func (s *Store) AddUser(ctx context.Context, u User) (User, error) {
 		if err := mustHaveMailHost(ctx, tx, u.MailHost, "mailhost"); err != nil {
 			return added, err
 		}
-		if err := s.room(ctx, tx, u.ID.Context); err != nil {
+		if err := s.room(ctx, tx, u.ID.Context, 0); err != nil {
 			return added, err
 		}
 		if err := takeID(ctx, tx, "user/"+strconv.FormatInt(u.ID.Context, 10), &added.ID.ID); err != nil {
@@ -67,8 +67,8 @@ func (s *Store) AddUser(ctx context.Context, u User) (User, error) {
 	return added, err
 }
 
-// room refuses one more user where a context has as many as it may have.
-func (s *Store) room(ctx context.Context, tx *db.Tx, inContext int64) error {
+// room refuses one more user where a context has as many as it may have; more are those that it would have beside.
+func (s *Store) room(ctx context.Context, tx *db.Tx, inContext, more int64) error {
 	v, err := s.ContextView(ctx, inContext) // from memory, as a rule
 	if err != nil {
 		return err
@@ -81,7 +81,7 @@ func (s *Store) room(ctx context.Context, tx *db.Tx, inContext int64) error {
 	if err := tx.QueryRow(ctx, sqlContextUsers, inContext).Scan(&n); err != nil {
 		return err
 	}
-	if n >= most {
+	if n += more; n >= most {
 		return &InvalidError{"user", fmt.Sprintf("context %d has %d users, as many as it may have (contexts.max_users): remove some, or ask the operator", inContext, n)}
 	}
 	return nil
@@ -130,9 +130,6 @@ func NoMailHost(field, name string, names []string) *InvalidError {
 
 // CheckLogin accepts what an IMAP server can take as a login: up to 255 bytes without control characters.
 func CheckLogin(login string) error { return checkName("login", login) }
-
-// LoginKey is what two logins on one mail host must not have in common.
-func LoginKey(login string) string { return loginKey(login) }
 
 // loginKey folds a login as Dovecot does before it names it to us (auth_username_format = %Lu).
 func loginKey(login string) string { return strings.ToLower(login) }
