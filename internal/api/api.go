@@ -15,6 +15,7 @@ import (
 	"maps"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -216,7 +217,8 @@ func decode(r *http.Request, into any) error {
 	return unmarshal(raw, into)
 }
 
-// plainText refuses a path or a query with what no database takes: NUL, and what is not UTF-8.
+// plainText refuses a path or a query with what no database takes, NUL and what is not UTF-8, and a query that is none:
+// without its filter, a listing would be one of everything.
 func plainText(r *http.Request) error {
 	odd := func(s string) bool { return strings.ContainsRune(s, 0) || !utf8.ValidString(s) }
 	if odd(r.URL.Path) {
@@ -225,7 +227,11 @@ func plainText(r *http.Request) error {
 	if r.URL.RawQuery == "" {
 		return nil
 	}
-	for name, values := range r.URL.Query() {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return problem.InField("query", "cannot be read: write % as %25 and ; as %3B, and & between parameters")
+	}
+	for name, values := range query {
 		if slices.ContainsFunc(values, odd) {
 			return problem.InField(name, "must be UTF-8 without the character U+0000")
 		}

@@ -159,9 +159,6 @@ func (f *face) refused(o *operation) []int {
 	if o.raw == nil && (o.in != nil || params || len(o.query) > 0) {
 		all = append(all, http.StatusNotFound, http.StatusUnprocessableEntity)
 	}
-	if o.page != nil {
-		all = append(all, http.StatusPreconditionFailed)
-	}
 	all = append(all, http.StatusInternalServerError, http.StatusServiceUnavailable)
 	slices.Sort(all)
 	return slices.DeleteFunc(slices.Compact(all), func(status int) bool { return f.refusals[status] == "" })
@@ -197,6 +194,7 @@ func (f *face) describe(o *operation, s schemas) object {
 			success["content"] = contents(o.media, s.of(o.out, false))
 		}
 		answers["304"] = object{"description": "it is what If-None-Match says"}
+		answers["412"] = object{"description": "it is not what If-Match says"}
 	case o.out != nil:
 		content := contents(o.media, object{"type": "string"})
 		content[mediaJSON] = object{"schema": s.of(o.out, false)}

@@ -343,6 +343,9 @@ func TestAdminMethods(t *testing.T) {
 	w.call("HEAD", "/api/v1/admin/contexts", key, nil, 200)
 	w.call("HEAD", "/api/v1/admin/contexts", "", nil, 401)
 	w.call("HEAD", "/api/v1/admin/reload", key, nil, 405)
+	for _, query := range []string{"context=1;context=2", "context=%zz", "context=%00"} { // and not the users of all contexts
+		w.call("GET", "/api/v1/admin/users?"+query, key, nil, 422)
+	}
 	if out := w.call("GET", "/api/v1/admin/contexts", "", nil, 401); out["reason"] != "no_key" {
 		t.Errorf("%v", out)
 	}
