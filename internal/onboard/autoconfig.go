@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -42,12 +43,10 @@ const (
 )
 
 // parseAutoconfig reads what Thunderbird's format says of IMAP and submission, in its order of preference. Servers
-// without encryption, or for POP3, are left out.
-func parseAutoconfig(data []byte) ([]MailServer, error) {
+// without encryption, or for POP3, are left out. domain is that of the address, which hosts and logins may name.
+func parseAutoconfig(data []byte, domain string) ([]MailServer, error) {
 	d := xml.NewDecoder(bytes.NewReader(data))
-	d.CharsetReader = func(charset string, _ io.Reader) (io.Reader, error) {
-		return nil, fmt.Errorf("the charset %s is not UTF-8", clip(charset))
-	}
+	d.CharsetReader = charsetReader
 	var path []string
 	var all []MailServer
 	var one *autoconfigServer
@@ -73,7 +72,7 @@ func parseAutoconfig(data []byte) ([]MailServer, error) {
 			}
 		case xml.EndElement:
 			if len(path) == 3 && one != nil {
-				if s, ok := one.server(); ok && count[s.Protocol] < maxServers {
+				if s, ok := one.server(domain); ok && count[s.Protocol] < maxServers {
 					count[s.Protocol]++
 					all = append(all, s)
 				}
@@ -86,6 +85,27 @@ func parseAutoconfig(data []byte) ([]MailServer, error) {
 			}
 		}
 	}
+}
+
+// placeholder stands for the domain, in a host or a login.
+var placeholder = regexp.MustCompile(`(?i)%EMAILDOMAIN%`)
+
+// charsetReader reads what old documents are written in. What we take of them is ASCII.
+func charsetReader(charset string, in io.Reader) (io.Reader, error) {
+	switch strings.ToLower(charset) {
+	case "us-ascii", "ascii", "iso-8859-1", "iso-8859-15", "latin1", "windows-1252":
+	default:
+		return nil, fmt.Errorf("the charset %s is not known", clip(charset))
+	}
+	data, err := io.ReadAll(in) // the body's bound is outbound's
+	if err != nil {
+		return nil, fmt.Errorf("read the document: %w", err)
+	}
+	text := make([]rune, len(data))
+	for i, b := range data {
+		text[i] = rune(b)
+	}
+	return strings.NewReader(string(text)), nil
 }
 
 // autoconfigServer is an incomingServer or outgoingServer while it is read.
@@ -117,8 +137,10 @@ func (s *autoconfigServer) add(field, text string) {
 	}
 }
 
-func (s *autoconfigServer) server() (MailServer, bool) {
-	get := func(field string) string { return strings.TrimSpace(s.fields[field]) }
+func (s *autoconfigServer) server(domain string) (MailServer, bool) {
+	get := func(field string) string {
+		return placeholder.ReplaceAllLiteralString(strings.TrimSpace(s.fields[field]), domain)
+	}
 	m := MailServer{Protocol: s.protocol, Login: LoginUnknown}
 	host, err := hostrule.Normalise(get("hostname"))
 	if err != nil || strings.Contains(get("hostname"), ":") {
@@ -140,7 +162,7 @@ func (s *autoconfigServer) server() (MailServer, bool) {
 		return m, false
 	}
 	switch strings.ToUpper(get("username")) {
-	case "%EMAILADDRESS%", "%EMAILLOCALPART%@%EMAILDOMAIN%":
+	case "%EMAILADDRESS%", "%EMAILLOCALPART%@" + strings.ToUpper(domain):
 		m.Login = LoginAddress
 	case "%EMAILLOCALPART%":
 		m.Login = LoginLocal

@@ -1,14 +1,20 @@
 package onboard
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/posthorn-mail/posthorn/internal/outbound"
 	"github.com/posthorn-mail/posthorn/internal/tenant"
@@ -40,6 +46,10 @@ func TestUnderstand(t *testing.T) {
 		{" <alice@example.org> ", "https://example.org", "alice@example.org", ""},
 		{"mailto:alice@example.org?subject=x", "https://example.org", "alice@example.org", ""},
 		{"\"a@b\"@example.org", "", "", ""},
+		{"Alice Smith <alice+x@example.org>", "https://example.org", "alice+x@example.org", "before the address"},
+		{"alice@example.org, bob@example.org", "", "", ""},
+		{"alice@b@example.org", "", "", ""},
+		{"alice@bücher.example", "https://xn--bcher-kva.example", "alice@xn--bcher-kva.example", ""},
 		{"", "", "", ""},
 		{"@example.org", "", "", ""},
 		{"alice@", "", "", ""},
@@ -277,6 +287,76 @@ func TestDiscoverMail(t *testing.T) {
 	}
 }
 
+// TestDiscoverDNS: order, aliases, and what a domain says that it has not.
+func TestDiscoverDNS(t *testing.T) {
+	t.Parallel()
+	n := newInternet(t)
+	record := func(priority uint16, target string, port int) dnsmessage.SRVResource {
+		return dnsmessage.SRVResource{Priority: priority, Target: dnsmessage.MustNewName(target), Port: uint16(port)} //nolint:gosec // G115: a port
+	}
+	first, second := n.mail("imap1.e.test", "* OK hello\r\n"), n.mail("imap2.e.test", "* OK hello\r\n")
+	n.addAlias("imap1.e.test", "cluster.hoster.test") // the certificate is for the name that the record has
+	n.name("cluster.hoster.test")
+	n.addSRVs("_imaps", "e.test", record(20, "imap2.e.test.", second), record(10, "imap1.e.test.", first))
+	n.addSRV("_submissions", "e.test", "smtp.e.test.", 0)
+	n.addSRV("_submission", "e.test", ".", 0)
+	d := n.discover("alice@e.test")
+	if d.Found != FoundMail || len(d.MailServers) != 2 || d.MailServers[0].Host != "imap1.e.test" || d.MailServers[1].Host != "imap2.e.test" {
+		t.Errorf("%+v", d.MailServers)
+	}
+	for target, fault := range map[string]Fault{"_submissions._tcp.e.test": FaultBadDocument, "_submission._tcp.e.test": FaultNotAvailable} {
+		if !slices.ContainsFunc(d.Steps, func(s Step) bool { return s.Target == target && s.Fault == fault }) {
+			t.Errorf("%s: want %s in %+v", target, fault, d.Steps)
+		}
+	}
+	n.name("f.test")
+	n.addMX("f.test", 0, ".")
+	if d := n.discover("f.test"); d.Found != FoundNothing || !slices.ContainsFunc(d.Steps, func(s Step) bool { return s.Name == "mx" && s.Fault == FaultNotAvailable }) {
+		t.Errorf("%+v", d)
+	}
+}
+
+// TestDiscoverTLS: why a handshake fails is said.
+func TestDiscoverTLS(t *testing.T) {
+	t.Parallel()
+	n := newInternet(t)
+	plain := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(plain.Close)
+	at := func(host, address string) string {
+		_, port, _ := net.SplitHostPort(address)
+		n.name(host)
+		n.allow = append(n.allow, "https://"+host+":"+port)
+		return host + ":" + port
+	}
+	serve := func(change func(*tls.Config)) string {
+		web := httptest.NewUnstartedServer(http.NotFoundHandler())
+		web.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
+		web.TLS = &tls.Config{GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return n.certificate(hello.ServerName), nil
+		}}
+		change(web.TLS)
+		web.StartTLS()
+		t.Cleanup(web.Close)
+		return web.Listener.Addr().String()
+	}
+	for input, want := range map[string]struct {
+		fault Fault
+		words string
+	}{
+		at("http.test", plain.Listener.Addr().String()):                                                                {FaultNoTLS, "does not speak TLS"},
+		at("old.test", serve(func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 })): {FaultTLS, "no common version"},
+		at("mutual.test", serve(func(c *tls.Config) { c.ClientAuth = tls.RequireAnyClientCert })):                      {FaultTLS, "wants a certificate from us"},
+		at("nobody.test", serve(func(c *tls.Config) {
+			c.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return nil, io.EOF }
+		})): {FaultTLS, "TLS cannot begin: internal error"},
+	} {
+		d := n.discover(input)
+		if s := d.Steps[0]; s.Fault != want.fault || !strings.Contains(s.Detail, want.words) || !strings.Contains(d.Detail, want.words) {
+			t.Errorf("%s: %+v; %s", input, s, d.Detail)
+		}
+	}
+}
+
 // TestDiscoverBadMailServers: what does not greet, or cannot encrypt, is no answer.
 func TestDiscoverBadMailServers(t *testing.T) {
 	t.Parallel()
@@ -325,7 +405,7 @@ func TestAutoconfigOfOthers(t *testing.T) {
 		"many": "<clientConfig>" + strings.Repeat("<a/>", 3000) + "</clientConfig>", "deep": "<clientConfig>" + strings.Repeat("<a>", 100),
 		"entity": `<!DOCTYPE x [<!ENTITY a "b">]><clientConfig>&a;</clientConfig>`,
 	} {
-		if servers, err := parseAutoconfig([]byte(text)); err == nil {
+		if servers, err := parseAutoconfig([]byte(text), "x.test"); err == nil {
 			t.Errorf("%s: %v", name, servers)
 		}
 	}
@@ -335,12 +415,24 @@ func TestAutoconfigOfOthers(t *testing.T) {
 		fmt.Sprintf(one, "a.test", "x", "SSL"), fmt.Sprintf(one, "a.test", "993", ""), fmt.Sprintf(one, "a.test:1", "993", "SSL"),
 		fmt.Sprintf(one, strings.Repeat("a", 300), "993", "SSL"),
 	} {
-		servers, err := parseAutoconfig([]byte("<clientConfig><emailProvider>" + bad + "</emailProvider></clientConfig>"))
+		servers, err := parseAutoconfig([]byte("<clientConfig><emailProvider>"+bad+"</emailProvider></clientConfig>"), "x.test")
 		if err != nil || len(servers) != 0 {
 			t.Errorf("%s: %v, %v", bad, servers, err)
 		}
 	}
-	servers, err := parseAutoconfig([]byte("<clientConfig><emailProvider>" + strings.Repeat(fmt.Sprintf(one, "a.test", "993", "tls"), 50) + "</emailProvider></clientConfig>"))
+	// Placeholders, a byte order mark and charsets of old.
+	const old = "\xef\xbb\xbf<?xml version='1.0'?><clientConfig><emailProvider><incomingServer type='imap'><hostname>imap.%EmailDomain%</hostname>" +
+		"<port>993</port><socketType>SSL</socketType><username>%EMAILLOCALPART%@%EMAILDOMAIN%</username></incomingServer></emailProvider></clientConfig>"
+	for _, text := range []string{
+		old, strings.Replace(old, "%EMAILLOCALPART%@%EMAILDOMAIN%", "%EMAILLOCALPART%@x.test", 1),
+		strings.Replace(old[3:], "<?xml version='1.0'?>", "<?xml version='1.0' encoding='ISO-8859-1'?><!-- f\xfcr -->", 1),
+	} {
+		servers, err := parseAutoconfig([]byte(text), "x.test")
+		if err != nil || len(servers) != 1 || servers[0].Host != "imap.x.test" || servers[0].Login != LoginAddress {
+			t.Errorf("%q: %+v, %v", text, servers, err)
+		}
+	}
+	servers, err := parseAutoconfig([]byte("<clientConfig><emailProvider>"+strings.Repeat(fmt.Sprintf(one, "a.test", "993", "tls"), 50)+"</emailProvider></clientConfig>"), "x.test")
 	if err != nil || len(servers) != maxServers {
 		t.Errorf("%d, %v", len(servers), err)
 	}
@@ -350,7 +442,7 @@ func FuzzAutoconfig(f *testing.F) {
 	f.Add([]byte(fmt.Sprintf(autoconfigDocument, "x.test", 993, 587)))
 	f.Add([]byte("<clientConfig><emailProvider><incomingServer type='imap'>"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		servers, err := parseAutoconfig(data)
+		servers, err := parseAutoconfig(data, "x.test")
 		if err != nil && servers != nil || len(servers) > 2*maxServers {
 			t.Errorf("%v, %v", servers, err)
 		}

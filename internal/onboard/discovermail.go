@@ -93,7 +93,10 @@ func (s *search) srv(ctx context.Context, v service) ([]MailServer, Fault, strin
 			Source: "srv", Elsewhere: !below(host, s.Understood.Domain),
 		})
 	}
-	if len(all) == 0 { // the target "." (RFC 6186 section 3.4)
+	switch {
+	case len(all) == 0 && len(records) > 0 && records[0].Target != ".":
+		return nil, FaultBadDocument, "names no server that can be asked"
+	case len(all) == 0: // the target "." (RFC 6186 section 3.4)
 		return nil, FaultNotAvailable, "the domain says that it does not have this service"
 	}
 	return all, "", "names " + serverNames(all)

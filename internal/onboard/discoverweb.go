@@ -220,7 +220,7 @@ func (s *search) autoconfig(ctx context.Context, target string) (servers []MailS
 		case status != http.StatusOK:
 			return FaultStatus, fmt.Sprintf("it answers with HTTP %d", status)
 		}
-		if servers, err = parseAutoconfig(a.body); err != nil {
+		if servers, err = parseAutoconfig(a.body, s.Understood.Domain); err != nil {
 			return FaultBadDocument, "what it answers is no autoconfig document"
 		}
 		if len(servers) == 0 {

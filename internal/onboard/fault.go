@@ -6,7 +6,9 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"strings"
 	"syscall"
 	"time"
@@ -68,7 +70,7 @@ func faultOf(err error, now time.Time) (Fault, string) {
 		return FaultUnreachable, "there is no way to this address"
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		return FaultTimeout, "there is no answer in time"
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, net.ErrClosed):
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, net.ErrClosed), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return FaultOther, "the connection is closed by the other side"
 	case errors.Is(err, outbound.ErrBodyTooLarge):
 		return FaultBadDocument, "the answer is larger than 64 KiB"
@@ -82,7 +84,7 @@ func tlsFault(err error, now time.Time) (Fault, string) {
 	var name x509.HostnameError
 	var authority x509.UnknownAuthorityError
 	var noTLS tls.RecordHeaderError
-	var alert tls.AlertError
+	var remote *net.OpError
 	var wrong *tls.CertificateVerificationError
 	switch {
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired && now.Before(invalid.Cert.NotBefore):
@@ -93,14 +95,35 @@ func tlsFault(err error, now time.Time) (Fault, string) {
 		return FaultWrongName, fmt.Sprintf("the certificate is for %s, not for %s", namesOf(name.Certificate), clip(name.Host))
 	case errors.As(err, &authority):
 		return FaultUntrusted, "the certificate is signed by nobody who is trusted"
-	case errors.As(err, &noTLS):
+	case errors.As(err, &noTLS), errors.Is(err, http.ErrSchemeMismatch):
 		return FaultNoTLS, "it does not speak TLS"
 	case errors.As(err, &invalid), errors.As(err, &wrong):
 		return FaultTLS, "the certificate is not right"
-	case errors.As(err, &alert):
-		return FaultTLS, "there is no common version or cipher of TLS"
+	case errors.As(err, &remote) && remote.Op == "remote error":
+		return FaultTLS, handshakeFault(remote.Err.Error())
+	case strings.Contains(err.Error(), "tls: "):
+		return FaultTLS, handshakeFault(err.Error())
 	}
 	return "", ""
+}
+
+// handshakeFault says in a sentence what crypto/tls, which has no types for it, says of a handshake that failed.
+func handshakeFault(text string) string {
+	_, text, _ = strings.Cut(text, "tls: ")
+	for _, is := range []struct{ words, sentence string }{
+		{"unrecognized name", "it has no certificate for this name"},
+		{"certificate required", "it wants a certificate from us"},
+		{"bad certificate", "it wants a certificate from us"},
+		{"protocol version", "there is no common version or cipher of TLS"},
+		{"handshake failure", "there is no common version or cipher of TLS"},
+		{"insufficient security", "there is no common version or cipher of TLS"},
+		{"cipher", "there is no common version or cipher of TLS"},
+	} {
+		if strings.Contains(text, is.words) {
+			return is.sentence
+		}
+	}
+	return "TLS cannot begin: " + clip(text)
 }
 
 func day(t time.Time) string { return t.UTC().Format(time.DateOnly) }

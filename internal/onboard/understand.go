@@ -52,6 +52,10 @@ func understand(input string) (Understood, error) {
 	if text != strings.TrimSpace(input) {
 		note("spaces were left out")
 	}
+	if i := strings.LastIndexByte(text, '<'); i > 0 && strings.HasSuffix(text, ">") {
+		text = text[i:] // a name stands before the address
+		note("what stands before the address was left out")
+	}
 	text = strings.Trim(text, `<>"'`)
 	if rest, ok := cutPrefixFold(text, "mailto:"); ok {
 		text, _, _ = strings.Cut(rest, "?")
@@ -79,7 +83,7 @@ func understand(input string) (Understood, error) {
 			return invalid("must have no user name before the host: leave out what stands before the @")
 		}
 		u.local, host = authority[:i], authority[i+1:]
-		if u.local == "" || len(u.local) > 64 || strings.ContainsAny(u.local, `"/?#`) || authority != text {
+		if u.local == "" || len(u.local) > 64 || strings.ContainsAny(u.local, `"/?#()<>[]:;@,`) || authority != text {
 			return invalid("must be a mail address as in alice@example.org")
 		}
 	}
