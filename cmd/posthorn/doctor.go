@@ -97,16 +97,15 @@ var marks = map[string]string{"ok": "✓", "warning": "!", "failed": "✗", "ski
 // diagnose prints the reports, and fails when a check has.
 func (c *cli) diagnose(reports []api.DoctorReport) error {
 	count := map[string]int{}
+	var b strings.Builder
 	for _, r := range reports {
-		for _, check := range r.Checks {
-			count[string(check.State)]++
-		}
+		printReport(&b, r, count)
 	}
 	if c.json {
 		if err := c.printJSON(reports); err != nil {
 			return err
 		}
-	} else if err := c.printReports(reports, count); err != nil {
+	} else if _, err := fmt.Fprint(c.stdout, b.String(), counted(count)); err != nil {
 		return err
 	}
 	if count["failed"] > 0 {
@@ -115,25 +114,30 @@ func (c *cli) diagnose(reports []api.DoctorReport) error {
 	return nil
 }
 
-func (c *cli) printReports(reports []api.DoctorReport, count map[string]int) error {
-	var b strings.Builder
-	for _, r := range reports {
-		switch {
-		case r.Provider != "":
-			fmt.Fprintf(&b, "Provider %s (%s)\n", printable(r.Provider), printable(r.Address))
-		case r.MailHost == "":
-			fmt.Fprintf(&b, "Server %s\n", printable(r.Address))
-		default:
-			fmt.Fprintf(&b, "\nMail host %s (%s)\n", printable(r.MailHost), printable(r.Address))
-		}
-		for _, check := range r.Checks {
-			fmt.Fprintf(&b, "  %s %-20s %s\n", marks[string(check.State)], strings.ReplaceAll(check.Name, "_", " "), printable(check.Detail))
-			if check.Do != "" {
-				fmt.Fprintf(&b, "  %22s → %s\n", "", printable(check.Do))
-			}
+// printReport writes a report with its heading, and counts the states.
+func printReport(b *strings.Builder, r api.DoctorReport, count map[string]int) {
+	switch {
+	case r.Provider != "":
+		fmt.Fprintf(b, "Provider %s (%s)\n", printable(r.Provider), printable(r.Address))
+	case r.MailHost == "":
+		fmt.Fprintf(b, "Server %s\n", printable(r.Address))
+	default:
+		fmt.Fprintf(b, "\nMail host %s (%s)\n", printable(r.MailHost), printable(r.Address))
+	}
+	printChecks(b, r.Checks, count)
+}
+
+func printChecks(b *strings.Builder, checks []api.DoctorCheck, count map[string]int) {
+	for _, check := range checks {
+		count[string(check.State)]++
+		fmt.Fprintf(b, "  %s %-20s %s\n", marks[string(check.State)], strings.ReplaceAll(check.Name, "_", " "), printable(check.Detail))
+		if check.Do != "" {
+			fmt.Fprintf(b, "  %22s → %s\n", "", printable(check.Do))
 		}
 	}
-	fmt.Fprintf(&b, "\nFailed: %d. Warnings: %d. Well: %d.\n", count["failed"], count["warning"], count["ok"])
-	_, err := fmt.Fprint(c.stdout, b.String())
-	return err
+}
+
+// counted is the last line.
+func counted(count map[string]int) string {
+	return fmt.Sprintf("\nFailed: %d. Warnings: %d. Well: %d.\n", count["failed"], count["warning"], count["ok"])
 }

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -203,27 +206,57 @@ provider's own credentials. The exit code is 1 when a check fails.`,
 	return cmd
 }
 
-// checkProvider has the server make the checks, and prints them; quiet, only when one fails.
+// checkProvider has the server make the checks, and prints each as it is made; as JSON all at the end, and quiet only
+// when one fails.
 func (c *cli) checkProvider(cmd *cobra.Command, name string, request map[string]any, quiet bool) error {
 	if !c.json {
 		if err := c.say("Checking provider %s as its users see it; this may take up to a minute.", printable(name)); err != nil {
 			return err
 		}
 	}
+	dir, err := c.stateDir()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), askTimeout)
+	defer cancel()
 	var out api.DoctorReport
-	if err := c.ask(cmd.Context(), http.MethodPost, providerPath(name)+"/check", nil, request, &out); err != nil {
-		return err
-	}
-	if quiet && out.All() {
-		return nil
-	}
-	if err := c.diagnose([]api.DoctorReport{out}); err != nil {
-		if _, adding := request["provider"]; adding && !c.json {
-			_ = c.say("Nothing is added. Do what the lines with → say, or add it all the same with --no-check.")
+	count := map[string]int{}
+	atOnce := !c.json
+	err = api.Each(ctx, api.NewAdminClient(dir), http.MethodPost, providerPath(name)+"/check", request, func(part api.DoctorReport) error {
+		first := out.Provider == ""
+		checks := append(out.Checks, part.Checks...)
+		out = part
+		out.Checks = checks
+		if !atOnce {
+			return nil
 		}
+		var b strings.Builder
+		if first {
+			printReport(&b, part, count)
+		} else {
+			printChecks(&b, part.Checks, count)
+		}
+		_, err := fmt.Fprint(c.stdout, b.String())
 		return err
+	})
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("the server did not answer within %s", askTimeout)
+	case err != nil:
+		return err
+	case atOnce:
+		if _, err = fmt.Fprint(c.stdout, counted(count)); err == nil && count["failed"] > 0 {
+			err = errReported
+		}
+	case quiet && out.All():
+	default:
+		err = c.diagnose([]api.DoctorReport{out})
 	}
-	return nil
+	if _, adding := request["provider"]; adding && !c.json && errors.Is(err, errReported) {
+		_ = c.say("Nothing is added. Do what the lines with → say, or add it all the same with --no-check.")
+	}
+	return err
 }
 
 func (c *cli) providerRemove() *cobra.Command {

@@ -20,6 +20,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/bus"
@@ -95,6 +96,7 @@ type Service struct {
 	grants        grants
 	issuers       issuers
 	revocations   chan *revocation
+	floors        atomic.Int64 // see refusedAt
 }
 
 // New returns a Service.
@@ -105,8 +107,8 @@ func New(c Config) *Service {
 	}
 }
 
-// failureFloor is how early a refused sign-in may be answered. It hides whether the mail server was
-// asked, and so whether a login exists.
+// failureFloor is how early a refused sign-in may be answered, and the unit in which it is. It hides whether the mail
+// server was asked, and so whether a login exists.
 const failureFloor = 2500 * time.Millisecond
 
 // newToken returns a bearer token of 256 random bits and the hash that is kept of it.

@@ -334,9 +334,6 @@ func (s *Service) tryMailbox(ctx context.Context, p tenant.Provider, u tenant.Us
 	if token.RefreshToken == "" {
 		return broken("the identity provider gave no lasting access to your mail", fmt.Errorf("provider %s: %w", p.Name, errNoGrant))
 	}
-	if !isToken(token.AccessToken) {
-		return broken("the identity provider gave no access to your mail", errors.New("what it gives is no access token"))
-	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	c, err := s.connect(ctx, h, func(c *imap.Client) error { return c.LoginToken(ctx, u.Login, token.AccessToken) })

@@ -84,7 +84,7 @@ func (s *Service) SignIn(ctx context.Context, req SignIn) (Session, string, erro
 	}
 	u, err := s.verify(ctx, req)
 	if errors.Is(err, ErrBadLogin) {
-		return Session{}, "", errors.Join(err, waitUntil(ctx, s.Now, started.Add(failureFloor)))
+		return Session{}, "", errors.Join(err, waitUntil(ctx, s.Now, s.refusedAt(started, errors.Is(err, errNobody))))
 	}
 	if _, ok := errors.AsType[*tenant.InvalidError](err); ok {
 		return Session{}, "", err // it tells that the login exists, so it costs as much as a guess
@@ -146,7 +146,7 @@ func (s *Service) verify(ctx context.Context, req SignIn) (tenant.User, error) {
 	}
 	switch len(users) {
 	case 0:
-		return tenant.User{}, ErrBadLogin
+		return tenant.User{}, errNobody
 	case 1:
 	default:
 		// Trying them in turn would show the password to a server it does not belong to.
@@ -164,6 +164,20 @@ func (s *Service) verify(ctx context.Context, req SignIn) (tenant.User, error) {
 	defer cancel()
 	_ = c.Logout(ctx)
 	return users[0], nil
+}
+
+// errNobody is what everybody takes for another ErrBadLogin.
+var errNobody = fmt.Errorf("%w", ErrBadLogin)
+
+// refusedAt is when a sign-in that began is refused: after as many times failureFloor as the mail server took for its no.
+// For a login that nobody has, it is as many as it took the last time for one that somebody has.
+func (s *Service) refusedAt(began time.Time, nobody bool) time.Time {
+	floors := max(1, s.floors.Load())
+	if !nobody {
+		floors = int64(s.Now().Sub(began)/failureFloor) + 1
+		s.floors.Store(floors)
+	}
+	return began.Add(time.Duration(floors) * failureFloor)
 }
 
 // waitUntil returns at t, or earlier with the context's error.

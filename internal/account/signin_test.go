@@ -172,6 +172,34 @@ func TestUnknownLogin(t *testing.T) {
 	})
 }
 
+// Nor does it tell that the mail server takes its time: whoever is refused waits in steps, and a login that nobody has
+// waits for as many as another one did.
+func TestSlowRefusals(t *testing.T) {
+	t.Parallel()
+	var w watch
+	s := newService(t, testpeer.SQLiteURL(t), func(c *Config) { c.Now = w.now })
+	for i, c := range []struct {
+		took   time.Duration
+		nobody bool
+		want   time.Duration
+	}{
+		{0, true, failureFloor},
+		{time.Second, false, failureFloor},
+		{2*failureFloor - time.Second, false, 2 * failureFloor},
+		{0, true, 2 * failureFloor},
+		{0, true, 2 * failureFloor},
+		{dialTimeout, false, dialTimeout + failureFloor},
+		{failureFloor - 1, false, failureFloor},
+		{time.Millisecond, true, failureFloor},
+	} {
+		began := w.now()
+		w.pass(c.took)
+		if got := s.refusedAt(began, c.nobody).Sub(began); got != c.want {
+			t.Errorf("%d: refused after %v, want %v", i, got, c.want)
+		}
+	}
+}
+
 func TestAttempts(t *testing.T) {
 	inBubble(t, nowhere("dove"), func(t *testing.T, s *Service) {
 		from := func(login, address string) error {

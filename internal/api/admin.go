@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -105,9 +104,9 @@ func (a *API) listUsers(r *http.Request) (int, any, error) {
 	q := r.URL.Query()
 	var inContext int64
 	if s := q.Get("context"); s != "" {
-		n, err := strconv.ParseInt(s, 10, 64)
+		n, err := contextNumber("context", s)
 		if err != nil {
-			return 0, nil, problem.InField("context", "must be a context's number")
+			return 0, nil, err
 		}
 		inContext = n
 	}

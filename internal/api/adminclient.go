@@ -59,6 +59,39 @@ func (c *AdminClient) Do(ctx context.Context, method, path string, query url.Val
 
 // Send is Do with a body of any type, which may be read as long as it takes.
 func (c *AdminClient) Send(ctx context.Context, method, path string, query url.Values, media string, body io.Reader, out any) error {
+	return c.exchange(ctx, method, path, query, media, body, "", func(d *json.Decoder) error {
+		if out == nil {
+			return nil
+		}
+		return d.Decode(out)
+	})
+}
+
+// Each is Do for what answers in lines: each is called with every one, as soon as it is there.
+func Each[T any](ctx context.Context, c *AdminClient, method, path string, in any, each func(T) error) error {
+	b, err := json.Marshal(in)
+	if err != nil {
+		return fmt.Errorf("encode request: %w", err)
+	}
+	return c.exchange(ctx, method, path, nil, mediaJSON, bytes.NewReader(b), mediaLines, func(d *json.Decoder) error {
+		for {
+			var line T
+			if err := d.Decode(&line); errors.Is(err, io.EOF) {
+				return nil
+			} else if err != nil {
+				return err
+			}
+			if err := each(line); err != nil {
+				return err
+			}
+		}
+	})
+}
+
+// exchange sends a request, and has read read the answer.
+func (c *AdminClient) exchange(
+	ctx context.Context, method, path string, query url.Values, media string, body io.Reader, accept string, read func(*json.Decoder) error,
+) error {
 	u := url.URL{Scheme: "http", Host: "admin", Path: path, RawQuery: query.Encode()}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
 	if err != nil {
@@ -66,6 +99,9 @@ func (c *AdminClient) Send(ctx context.Context, method, path string, query url.V
 	}
 	if media != "" {
 		req.Header.Set("Content-Type", media)
+	}
+	if accept != "" {
+		req.Header.Set("Accept", accept)
 	}
 	res, err := c.http.Do(req)
 	switch {
@@ -82,10 +118,7 @@ func (c *AdminClient) Send(ctx context.Context, method, path string, query url.V
 		}
 		return p
 	}
-	if out == nil {
-		return nil
-	}
-	if err := json.NewDecoder(res.Body).Decode(out); err != nil {
+	if err := read(json.NewDecoder(res.Body)); err != nil {
 		return fmt.Errorf("read the server's answer: %w", err)
 	}
 	return nil

@@ -121,7 +121,13 @@ func (a *API) route(mux *http.ServeMux, path string, methods map[string]handler)
 	})
 }
 
+// written is the body of an answer that its handler has sent already.
+type written struct{}
+
 func (a *API) reply(w http.ResponseWriter, r *http.Request, status int, body any) {
+	if body == (written{}) {
+		return
+	}
 	w.Header().Set("Cache-Control", "no-store")
 	if body == nil {
 		w.WriteHeader(status)

@@ -52,8 +52,8 @@ func (a *API) listAudit(r *http.Request) (int, any, error) {
 		q.Subject = id.String()
 	}
 	if text := get("context"); text != "" {
-		if q.Context, err = strconv.ParseInt(text, 10, 64); err != nil || q.Context < 1 {
-			return 0, nil, problem.InField("context", "must be the number of a context")
+		if q.Context, err = contextNumber("context", text); err != nil {
+			return 0, nil, err
 		}
 	}
 	if text := get("limit"); text != "" {

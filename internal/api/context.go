@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"strconv"
 	"strings"
 
 	"github.com/posthorn-mail/posthorn/internal/problem"
@@ -49,10 +48,14 @@ type ContextSetTest struct {
 }
 
 // contextID reads the {id} of a path.
-func contextID(r *http.Request) (int64, error) {
-	id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)
-	if err != nil {
-		return 0, problem.InField("id", "must be a context's number")
+func contextID(r *http.Request) (int64, error) { return contextNumber("id", r.PathValue("id")) }
+
+// contextNumber reads a context's number as it is written everywhere: 1, and not +1 or 01, which would be other names of
+// it in the audit log.
+func contextNumber(field, text string) (int64, error) {
+	id, ok := parseNumber(text)
+	if !ok {
+		return 0, problem.InField(field, "must be a context's number, as 1")
 	}
 	return id, nil
 }

@@ -60,7 +60,7 @@ func TestTable(t *testing.T) {
 				t.Errorf("%s (%s) is not whole, or there twice", o.id, where)
 			}
 			ways := slices.DeleteFunc([]bool{o.do != nil, o.page != nil, o.raw != nil}, func(there bool) bool { return !there })
-			if len(ways) != 1 || (o.do == nil) != (o.media != nil) {
+			if len(ways) != 1 || o.do == nil && o.media == nil {
 				t.Errorf("%s needs one of do, page and raw, and media without do", o.id)
 			}
 			seen[o.id], seen[where] = true, true

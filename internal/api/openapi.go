@@ -198,7 +198,9 @@ func (f *face) describe(o *operation, s schemas) object {
 		}
 		answers["304"] = object{"description": "it is what If-None-Match says"}
 	case o.out != nil:
-		success["content"] = contents([]string{mediaJSON}, s.of(o.out, false))
+		content := contents(o.media, object{"type": "string"})
+		content[mediaJSON] = object{"schema": s.of(o.out, false)}
+		success["content"] = content
 	}
 	answers[strconv.Itoa(o.status)] = success
 	d := object{

@@ -54,7 +54,8 @@ type operation struct {
 	// slow lets the request take longer than others: the handler calls goOn with each step of its work.
 	slow bool
 	do   handler
-	// page, in place of do, gives bytes of one of the types in media; raw answers by itself.
+	// page, in place of do, gives bytes of one of the types in media; raw answers by itself. What do answers in JSON may
+	// also come in lines of these types.
 	page  func(*http.Request) (page, error)
 	raw   http.HandlerFunc
 	media []string

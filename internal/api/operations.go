@@ -230,7 +230,7 @@ func (a *API) serverOperations() []operation {
 		},
 		{
 			id: "runDoctor", method: "POST", path: "/doctor", tag: "server", summary: "Examine the server and mail hosts from end to end",
-			in: Doctor{}, out: List[DoctorReport]{}, status: http.StatusOK, do: a.doctor,
+			in: Doctor{}, out: List[DoctorReport]{}, status: http.StatusOK, slow: true, do: a.doctor,
 		},
 		{
 			id: "rotateCredentials", method: "POST", path: "/credentials/rotate", tag: "server",

@@ -133,9 +133,9 @@ func maySubject(actor Actor, seen reach, s tenant.Subject) error {
 	case cascade.Reseller:
 		may = actor.Role == RoleReseller && s.Name == actor.Subject
 	case cascade.Context:
-		id, err := strconv.ParseInt(s.Name, 10, 64)
+		id, err := contextNumber("subject", s.Name)
 		if err != nil {
-			return problem.InField("subject", "must be a context's number, as 1")
+			return err
 		}
 		may = seen.has(id)
 	case cascade.User:
@@ -270,9 +270,9 @@ func (a *API) explainedFor(r *http.Request, q url.Values) (tenant.UserID, error)
 		}
 		return id, a.mayUser(r, id)
 	case inContext != "":
-		id, err := strconv.ParseInt(inContext, 10, 64)
-		if err != nil || id < 1 {
-			return tenant.UserID{}, problem.InField("context", "must be a context's number")
+		id, err := contextNumber("context", inContext)
+		if err != nil {
+			return tenant.UserID{}, err
 		}
 		return tenant.UserID{Context: id}, a.mayContext(r, id)
 	}

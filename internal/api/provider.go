@@ -128,7 +128,7 @@ func (a *API) providerOperations() []operation {
 		{
 			id: "checkProvider", method: "POST", path: "/providers/{provider}/check", tag: "providers",
 			summary: "Examine a provider, kept or still to be added, from its colour to a notification",
-			roles:   byReseller | byBrand, in: ProviderCheck{}, out: DoctorReport{}, status: http.StatusOK, do: a.checkProvider,
+			roles:   byReseller | byBrand, in: ProviderCheck{}, out: DoctorReport{}, media: []string{mediaLines}, status: http.StatusOK, slow: true, do: a.checkProvider,
 		},
 	}
 }
@@ -418,6 +418,34 @@ func (a *API) checkProvider(r *http.Request) (int, any, error) {
 			return 0, nil, err
 		}
 	}
-	report, err := a.Doctor.Provider(r.Context(), req, nil)
+	tell := tellLines[DoctorReport](r)
+	report, err := a.Doctor.Provider(r.Context(), req, tell)
+	if err == nil && tell != nil {
+		return http.StatusOK, written{}, nil
+	}
 	return http.StatusOK, report, err
+}
+
+// tellLines lets a slow operation answer with JSON lines, each as soon as there is one, where that is asked for; else
+// it is nil. An answer that ends early is one that HTTP says is not whole.
+func tellLines[T any](r *http.Request) func(T) {
+	w, ok := r.Context().Value(slowWriter{}).(http.ResponseWriter)
+	if !ok || r.Header.Get("Accept") != mediaLines {
+		return nil
+	}
+	begun := false
+	return func(v T) {
+		if !begun {
+			w.Header().Set("Content-Type", mediaLines)
+			w.Header().Set("Cache-Control", "no-store")
+			begun = true
+		}
+		line, err := json.Marshal(v)
+		if err != nil { // a type of ours always marshals
+			panic(http.ErrAbortHandler)
+		}
+		_, _ = w.Write(append(line, '\n'))
+		_ = http.NewResponseController(w).Flush()
+		goOn(r)
+	}
 }

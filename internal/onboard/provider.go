@@ -14,7 +14,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/account"
@@ -78,12 +77,12 @@ type providerExam struct {
 	req    ProviderRequest
 	p      tenant.Provider
 	stored bool
-	told   func(Check)
+	told   func(Report)
 }
 
-// Provider examines a provider from its colour to a notification. Each check is told as soon as it is made; told may be
-// nil. Errors are those of a request that cannot be right.
-func (d *Doctor) Provider(ctx context.Context, req ProviderRequest, told func(Check)) (Report, error) {
+// Provider examines a provider from its colour to a notification. Each check is told as soon as it is made, as a report
+// of its own; told may be nil. Errors are those of a request that cannot be right, and come before any check.
+func (d *Doctor) Provider(ctx context.Context, req ProviderRequest, told func(Report)) (Report, error) {
 	if len(req.Accounts) > maxAccounts {
 		return Report{}, &tenant.InvalidError{Field: "accounts", Problem: fmt.Sprintf("must be %d at most", maxAccounts)}
 	}
@@ -108,10 +107,14 @@ func (d *Doctor) Provider(ctx context.Context, req ProviderRequest, told func(Ch
 // check makes one check, and tells of it.
 func (e *providerExam) check(ctx context.Context, name string, check func(context.Context) Check) bool {
 	good := e.run(ctx, name, check)
-	if e.told != nil {
-		e.told(e.Checks[len(e.Checks)-1])
-	}
+	e.tell(e.Checks[len(e.Checks)-1])
 	return good
+}
+
+func (e *providerExam) tell(checks ...Check) {
+	if e.told != nil {
+		e.told(Report{Provider: e.Report.Provider, Address: e.Address, Checks: checks})
+	}
 }
 
 // colour says what becomes of the colour. That it can be used at all is settled before it is kept.
@@ -172,19 +175,15 @@ func (e *providerExam) web(ctx context.Context, base string) {
 			origins = append(origins, origin)
 		}
 	}
-	found := make([][]Check, len(origins))
-	var working sync.WaitGroup
+	found := make([]chan []Check, len(origins))
 	for i, origin := range origins {
-		working.Go(func() { found[i] = e.origin(ctx, origin) })
+		found[i] = make(chan []Check, 1)
+		go func() { found[i] <- e.origin(ctx, origin) }()
 	}
-	working.Wait()
-	for _, checks := range found {
-		for _, c := range checks {
-			e.Checks = append(e.Checks, c)
-			if e.told != nil {
-				e.told(c)
-			}
-		}
+	for _, one := range found {
+		checks := <-one
+		e.Checks = append(e.Checks, checks...)
+		e.tell(checks...)
 	}
 }
 

@@ -82,7 +82,7 @@ func (o *office) examine(req ProviderRequest) map[string][]Check {
 		req.Provider.Colour = "#1c6ea4"
 	}
 	told := 0
-	r, err := o.doctor.Provider(o.t.Context(), req, func(Check) { told++ })
+	r, err := o.doctor.Provider(o.t.Context(), req, func(r Report) { told += len(r.Checks) })
 	if err != nil {
 		o.t.Fatal(err)
 	}

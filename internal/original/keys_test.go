@@ -205,6 +205,25 @@ func TestKeystoreProblems(t *testing.T) {
 	}
 }
 
+// TestWrongDirectory says so when it is none, or another one; a link is followed.
+func TestWrongDirectory(t *testing.T) {
+	dir := t.TempDir()
+	file, link := filepath.Join(dir, "mail.properties"), filepath.Join(t.TempDir(), "etc")
+	if p := planOfTree(t, dir); p.Report.Findings[0].Subject != dir || !p.Report.Findings[0].NeedsYou {
+		t.Errorf("an empty directory: %+v", p.Report.Findings)
+	}
+	must(t, os.WriteFile(file, []byte("com.openexchange.mail.loginSource=mail\n"), 0o600))
+	must(t, os.Symlink(dir, link))
+	if p := planOfTree(t, link); len(p.Report.Entries) != 1 || p.Report.Entries[0].File != "mail.properties" {
+		t.Errorf("a link: %+v", p.Report.Entries)
+	}
+	for name, want := range map[string]string{file: "is no directory", filepath.Join(dir, "nowhere"): "no such file"} {
+		if _, err := Open(name, Options{Now: today}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // TestSettings holds what keys become.
 func TestSettings(t *testing.T) {
 	host := Options{IMAPHost: "imap.example.org"}
@@ -284,6 +303,8 @@ func TestMailServers(t *testing.T) {
 		"imap://localhost":              "localhost localhost:143 none",
 		"127.0.0.1:10143":               "127.0.0.1:10143 127.0.0.1:10143 none",
 		"imap://[::1]:143":              "::1 ::1:143 none",
+		"imaps://Müller.example.org":    "xn--mller-kva.example.org xn--mller-kva.example.org:993 tls",
+		"mail_store.example.org":        "mail_store.example.org mail_store.example.org:993 tls",
 		"":                              "",
 		"imap://":                       "",
 		"a b":                           "",

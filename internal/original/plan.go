@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/net/idna"
+
 	"github.com/posthorn-mail/posthorn/internal/config"
 )
 
@@ -94,6 +96,9 @@ func Open(dir string, opts Options) (*Reader, error) {
 	r := &Reader{
 		opts: opts, tree: t, out: newSettings(), rows: newRows(opts.Now), known: map[string][]string{},
 		report: &Report{Directory: dir, Entries: []Entry{}, Tables: []Table{}, Findings: slices.Clone(t.broken), Next: []string{}},
+	}
+	if len(t.files) == 0 {
+		r.finding(true, dir, "there is no file of a configuration in it: name the directory with mail-push.properties and its like, a copy of /opt/open-xchange/etc")
 	}
 	for _, judge := range []func(){
 		r.own, r.push, r.sources, r.credentials, r.mail, r.rest, r.delays, r.apns, r.fcm, r.capability, r.mailNotify, r.hosts, r.contextSets, r.otherFiles, r.remaining,
@@ -235,7 +240,9 @@ func (r *Reader) parseServer(address string) (MailHost, error) {
 	if err != nil || u.Hostname() == "" || !isLogin(u.Hostname()) || strings.ContainsRune(u.Hostname(), ' ') {
 		return MailHost{}, errors.New("no address of a mail server")
 	}
-	h.Host = strings.ToLower(u.Hostname())
+	if h.Host, err = idna.Lookup.ToASCII(u.Hostname()); err != nil { // an address of IPv6, or a name with "_"
+		h.Host = strings.ToLower(u.Hostname())
+	}
 	if h.Port, _ = strconv.Atoi(u.Port()); h.Port > 65535 {
 		return MailHost{}, errors.New("no port of a mail server")
 	}
@@ -349,7 +356,12 @@ func (r *Reader) subscriptions(p *Plan) {
 		r.finding(false, "devices", "%s two users: the system before told the device of the mail of both. The newest has it now. %s",
 			plural(n, "device was subscribed by", "devices were subscribed by"), strings.Join(r.rows.examples, "; "))
 	}
-	for _, c := range sortedKeys(clients) {
+	const most = 50 // clients that are told of one by one
+	for i, c := range sortedKeys(clients) {
+		if i == most {
+			r.finding(true, "clients", "devices of %d clients more have subscribed: pns_subscription.client has their names", len(clients)-most)
+			break
+		}
 		transport, client, _ := strings.Cut(c, " ")
 		r.served(transport, client, clients[c])
 	}

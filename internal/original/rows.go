@@ -353,7 +353,9 @@ func (r *rows) add(s sub, table, client, token string) string {
 		}
 		s.token = string(raw)
 	}
-	s.client, s.table = r.word(client), r.word(table)
+	if s.client, s.table = r.word(client), r.word(table); s.client == 0 || s.table == 0 {
+		return "it is of one client too many: 65535 names are read"
+	}
 	key := tokenKey(s)
 	i, ok := r.byToken[key]
 	if !ok {

@@ -37,8 +37,15 @@ type tree struct {
 func readTree(dir string) (*tree, error) {
 	t := &tree{dir: dir, props: map[string]*found{}, other: map[string]int{}}
 	n := 0
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		rel, _ := filepath.Rel(dir, path)
+	root, err := filepath.EvalSymlinks(dir) // the walk follows none
+	if err != nil {
+		return nil, fmt.Errorf("read the configuration: %s: %s", dir, reason(err))
+	}
+	if info, err := os.Stat(root); err != nil || !info.IsDir() {
+		return nil, fmt.Errorf("%s is no directory: name the one with the configuration, a copy of /opt/open-xchange/etc", dir)
+	}
+	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		rel, _ := filepath.Rel(root, path)
 		if err != nil {
 			if rel == "." {
 				return err

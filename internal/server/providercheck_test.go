@@ -1,6 +1,8 @@
 package server_test
 
 import (
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -86,4 +88,55 @@ func TestProviderIsCheckedOnTheWires(t *testing.T) {
 	w.subscribe(w.signIn(alice, secret, "phone"), phone.transport, phone.token, "registered")
 	says(check(api.ProviderCheck{User: "1@1"}), "test_push", "ok", "taken over")
 	w.receive(phone)
+}
+
+// Each check is told when it is made: that of a mail host which waits until the first is heard of comes after it. It may
+// take longer than the public listener waits for a request.
+func TestProviderCheckTellsAtOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, sqliteURL(t), "login")
+	w.start()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	must(t, err)
+	heard, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			<-heard
+			_, _ = io.WriteString(c, "* BYE gone fishing\r\n")
+			_ = c.Close()
+		}
+	}()
+	host := api.MailHost{Name: "slow", IMAP: l.Addr().String(), Security: "none"}
+	must(t, w.admin.Do(t.Context(), "POST", "/admin/v1/mailhosts", nil, host, nil))
+	in := api.ProviderCheck{
+		Provider: &api.Provider{Name: "blue", Colour: "#1c6ea4", MailHosts: []string{"slow"}},
+		Accounts: []api.ProviderAccount{{Login: "alice", Password: "x"}},
+	}
+	var names, details []string
+	waits := false
+	err = api.Each(t.Context(), w.admin, "POST", "/admin/v1/providers/blue/check", in, func(r api.DoctorReport) error {
+		if names == nil {
+			close(heard)
+		}
+		for _, c := range r.Checks {
+			names = append(names, c.Name)
+			details = append(details, c.Detail)
+			waits = waits || strings.Contains(c.Detail, "gone fishing")
+		}
+		return nil
+	})
+	must(t, err)
+	if !waits || names[0] != "colour" {
+		t.Errorf("the checks came together: %v %v", names, details)
+	}
+	must(t, l.Close())
+	<-done
+	if err := api.Each(t.Context(), w.admin, "POST", "/admin/v1/providers/red/check", api.ProviderCheck{}, func(api.DoctorReport) error { return nil }); err == nil {
+		t.Error("one that there is not is examined")
+	}
 }

@@ -75,4 +75,19 @@ func TestReachOfResellers(t *testing.T) {
 	if a := x.send(request{op: "listContexts", query: url.Values{}}, old); a.status != 401 {
 		t.Errorf("a key of who had the name before: %d %s", a.status, a.raw)
 	}
+
+	// A number has one form.
+	for _, id := range []string{"+" + x.north.contexts[0], "0" + x.north.contexts[0], "-1", "0", "1e0", "１"} {
+		for _, r := range []request{
+			{op: "changeContext", path: map[string]string{"id": id}, in: map[string]any{"name": "another"}},
+			{op: "setProperty", in: api.PropertyValue{Scope: "context", Subject: id, Property: "push.privacy", Value: "none"}},
+			{op: "listUsers", query: url.Values{"context": {id}}},
+			{op: "listAudit", query: url.Values{"context": {id}}},
+			{op: "explainProperty", path: map[string]string{"property": "push.privacy"}, query: url.Values{"context": {id}}},
+		} {
+			if a := x.send(r, x.north.key); a.status != 422 {
+				t.Errorf("%s of context %s: %d %s", r.op, id, a.status, a.raw)
+			}
+		}
+	}
 }
