@@ -301,8 +301,8 @@ func (c *cli) printPropertyExplanation(e api.PropertyExplanation, whom string) e
 		if s.State == "wins" {
 			mark = ">"
 		}
-		if s.State != "not set" {
-			set = value(s.Value)
+		if s.Value != nil {
+			set = value(*s.Value)
 		}
 		why := s.Origin
 		if s.Reason != "" {

@@ -43,10 +43,11 @@ type PropertyValue struct {
 type PropertyStep struct {
 	Scope   string `json:"scope" enum:"default,server,contextset,reseller,context,user"`
 	Subject string `json:"subject,omitempty" example:"1"`
-	Value   string `json:"value,omitempty"`
-	Origin  string `json:"origin,omitempty" doc:"file and line, or who set it and when"`
-	State   string `json:"state" enum:"wins,passed over,not set,does not match"`
-	Reason  string `json:"reason,omitempty"`
+	// Value is missing where nothing is set, which is not the same as an empty one.
+	Value  *string `json:"value,omitempty" doc:"missing where nothing is set; an empty value is set"`
+	Origin string  `json:"origin,omitempty" doc:"file and line, or who set it and when"`
+	State  string  `json:"state" enum:"wins,passed over,not set,does not match"`
+	Reason string  `json:"reason,omitempty"`
 }
 
 // PropertyExplanation is the value that holds, and why. Steps are from the most to the least specific.
@@ -280,7 +281,10 @@ func (a *API) explainedFor(r *http.Request, q url.Values) (tenant.UserID, error)
 
 // stepView shows others than the operator no paths of his files.
 func stepView(s cascade.Step, operator bool) PropertyStep {
-	v := PropertyStep{Scope: s.Scope.String(), Subject: s.Subject, Value: s.Value, Origin: s.Origin, State: string(s.State), Reason: s.Reason}
+	v := PropertyStep{Scope: s.Scope.String(), Subject: s.Subject, Origin: s.Origin, State: string(s.State), Reason: s.Reason}
+	if s.State != cascade.NotSet {
+		v.Value = &s.Value
+	}
 	if !operator && s.Scope <= cascade.ContextSet && s.Scope > cascade.Default && v.Origin != "" {
 		v.Subject, v.Origin = "", "set by the operator"
 	}

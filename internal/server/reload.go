@@ -50,11 +50,8 @@ func (s *Server) reload(ctx context.Context) (api.Reloaded, error) {
 	var found findings
 	pair, _ := readPublic(cfg, time.Now, &found)
 	hosts, problems := readHosts(cfg)
-	if problems = slices.Concat(found.problems, found.expired, problems); len(problems) > 0 {
-		return none, problems
-	}
-	properties, problems := readProperties(cfg, s.builtIn)
-	if len(problems) > 0 {
+	properties, wrong := readProperties(cfg, s.builtIn)
+	if problems = slices.Concat(found.problems, found.expired, problems, wrong); len(problems) > 0 {
 		return none, problems
 	}
 	changed, problems := s.transports.reload(cfg, vapid, time.Now)
