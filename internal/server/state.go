@@ -139,7 +139,10 @@ func newVAPIDKey() (string, error) {
 	return string(text), err
 }
 
-func (st *state) close() error { return st.lock.Close() }
+func (st *state) close() error {
+	// Said, not only closed: a process that somebody starts in this moment has the file open a little longer.
+	return errors.Join(unix.Flock(int(st.lock.Fd()), unix.LOCK_UN), st.lock.Close())
+}
 
 // file reads a file of the state directory, or makes it. A new file is complete and on disk before it
 // has its name: a crash leaves all of it or none.
