@@ -17,7 +17,7 @@ import (
 )
 
 // maxCached bounds the users in the cache.
-const maxCached = 12288
+const maxCached = 10240
 
 // For finds the live subscriptions of a user that want a topic, or may want it by a rule for folders, and
 // whose client may have pushes. A change by

@@ -17,7 +17,7 @@ import (
 
 const (
 	// maxCached bounds the entries of each cache.
-	maxCached = 12288
+	maxCached = 10240
 	// lookUpTimeout is how long who speaks may wait to be known: Dovecot gives up after 2 s.
 	lookUpTimeout = 1500 * time.Millisecond
 )
