@@ -49,8 +49,18 @@ func NewDebian(tb testing.TB) *Debian {
 	}
 	d := &Debian{Root: filepath.Join(dir, "root")}
 	tb.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			tb.Errorf("debian: %v", err)
+		// What ran inside ends a little later than what had started it, and may write until then.
+		deadline := time.Now().Add(30 * time.Second)
+		for {
+			err := os.RemoveAll(dir)
+			if err == nil {
+				return
+			}
+			if time.Now().After(deadline) {
+				tb.Errorf("debian: %v", err)
+				return
+			}
+			<-time.After(50 * time.Millisecond)
 		}
 	})
 	if out, err := exec.CommandContext(tb.Context(), "cp", "-a", "--reflink=auto", debian.dir, d.Root).CombinedOutput(); err != nil { //nolint:gosec // paths of ours
