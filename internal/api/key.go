@@ -2,7 +2,6 @@ package api
 
 import (
 	"errors"
-	"fmt"
 	"net/http"
 	"slices"
 	"time"
@@ -96,8 +95,12 @@ func (a *API) keySubject(r *http.Request, v Key, k *account.AdminKey) error {
 		if err != nil {
 			return err
 		}
-		if !slices.ContainsFunc(all, func(one tenant.Reseller) bool { return one.Name == v.Reseller }) {
-			return problem.InField("reseller", fmt.Sprintf("there is no reseller %q: add it first", v.Reseller))
+		names := make([]string, len(all))
+		for i, one := range all {
+			names[i] = one.Name
+		}
+		if !slices.Contains(names, v.Reseller) {
+			return tenant.NoReseller("reseller", v.Reseller, names)
 		}
 	}
 	return nil

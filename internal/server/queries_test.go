@@ -314,6 +314,11 @@ func day(t *testing.T, w *world, elsewhere *idp) {
 	admin("POST", "/admin/v1/mailhosts", api.MailHost{Name: "other", IMAP: "mail.example.org", NotifyLogin: "other", Contexts: []int64{1}}, nil)
 	admin("PATCH", "/admin/v1/mailhosts/other", map[string]any{"source": "idle"}, nil)
 	admin("POST", "/admin/v1/users", api.User{User: "7@2", Login: bob, MailHost: "dove"}, nil)
+	for path, misspelt := range map[string]any{"users": api.User{User: "8@2", Login: bob, MailHost: "dov"}, "contexts": api.Context{Name: "three", Reseller: "nobody"}} {
+		if err := w.admin.Do(t.Context(), "POST", "/admin/v1/"+path, nil, misspelt, nil); err == nil || !strings.Contains(err.Error(), "there is no") {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
 	first := w.signIn(alice, password, "phone")
 	second := w.signIn(alice, password, "tablet")
 	bobs := w.signIn(bob, password, "phone") // the same phone, with the same secret

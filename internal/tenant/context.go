@@ -71,7 +71,7 @@ func (c *Context) check(ctx context.Context, tx *db.Tx) (tags string, err error)
 		return "", err
 	}
 	if c.Reseller != "" {
-		if err := mustHave(ctx, tx, sqlHasReseller, c.Reseller, "reseller", "there is no reseller %q: add it first"); err != nil {
+		if err := resellerNoun.mustHave(ctx, tx, c.Reseller, "reseller"); err != nil {
 			return "", err
 		}
 	}

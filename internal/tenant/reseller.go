@@ -22,6 +22,7 @@ const (
 	sqlResellers         = `SELECT name, title, contact FROM resellers ORDER BY name`
 	sqlReseller          = `SELECT name, title, contact FROM resellers WHERE name = ?`
 	sqlHasReseller       = `SELECT COUNT(*) FROM resellers WHERE name = ?`
+	sqlResellerNames     = `SELECT name FROM resellers ORDER BY name LIMIT 10000`
 	sqlChangeReseller    = `UPDATE resellers SET title = ?, contact = ? WHERE name = ?`
 	sqlRemoveReseller    = `DELETE FROM resellers WHERE name = ?`
 	sqlResellerContexts  = `SELECT COUNT(*) FROM contexts WHERE reseller = ?`

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -31,8 +30,9 @@ const (
 	sqlRemoveUser   = `DELETE FROM users WHERE context_id = ? AND id = ? RETURNING login`
 	sqlHasContext   = `SELECT COUNT(*) FROM contexts WHERE id = ?`
 	sqlHasProvider  = `SELECT COUNT(*) FROM providers WHERE name = ?`
-	// There are few of them.
-	sqlMailHostNames = `SELECT name FROM mailhosts ORDER BY name`
+	sqlHasMailHost  = `SELECT COUNT(*) FROM mailhosts WHERE name = ?`
+	// For who has misspelt one.
+	sqlMailHostNames = `SELECT name FROM mailhosts ORDER BY name LIMIT 10000`
 )
 
 // AddUser adds a user. With an id of 0 the context's next one is given.
@@ -49,7 +49,7 @@ func (s *Store) AddUser(ctx context.Context, u User) (User, error) {
 		if err := mustHave(ctx, tx, sqlHasContext, u.ID.Context, "user", "there is no context %v: add it first"); err != nil {
 			return added, err
 		}
-		if err := mustHaveMailHost(ctx, tx, u.MailHost, "mailhost"); err != nil {
+		if err := mailHostNoun.mustHave(ctx, tx, u.MailHost, "mailhost"); err != nil {
 			return added, err
 		}
 		if err := s.room(ctx, tx, u.ID.Context, 0); err != nil {
@@ -98,34 +98,59 @@ func mustHave(ctx context.Context, tx *db.Tx, query string, key any, field, prob
 	return nil
 }
 
-func mustHaveMailHost(ctx context.Context, tx *db.Tx, name, field string) error {
-	rows, err := tx.Query(ctx, sqlMailHostNames)
+// noun is a kind of thing that others name.
+type noun struct {
+	text, command    string // in a sentence, and of posthorn
+	sqlHas, sqlNames string
+}
+
+var (
+	mailHostNoun = noun{"mail host", "mailhost", sqlHasMailHost, sqlMailHostNames}
+	resellerNoun = noun{"reseller", "reseller", sqlHasReseller, sqlResellerNames}
+)
+
+func (n noun) mustHave(ctx context.Context, tx *db.Tx, name, field string) error {
+	var has int64
+	if err := tx.QueryRow(ctx, n.sqlHas, name).Scan(&has); err != nil || has > 0 {
+		return err
+	}
+	rows, err := tx.Query(ctx, n.sqlNames)
 	if err != nil {
 		return err
 	}
 	names, err := scanAll(rows, func(rows *sql.Rows, name *string) error { return rows.Scan(name) })
-	if err != nil || slices.Contains(names, name) {
+	if err != nil {
 		return err
 	}
-	return NoMailHost(field, name, names)
+	return n.missing(field, name, names)
 }
 
-// NoMailHost says to the operator that there is no mail host of this name, and which one he meant.
-func NoMailHost(field, name string, names []string) *InvalidError {
+// missing says to the operator that there is none of this name, and which one he meant.
+func (n noun) missing(field, name string, names []string) *InvalidError {
 	const most = 10
-	text := fmt.Sprintf("there is no mail host %q", name)
+	text := fmt.Sprintf("there is no %s %q", n.text, name)
 	meant := cascade.Nearest(name, names)
 	switch {
 	case len(names) == 0:
-		text += `: add it first, with "posthorn mailhost add"`
+		text += fmt.Sprintf(": add it first, with \"posthorn %s add\"", n.command)
 	case meant != "":
 		text += fmt.Sprintf("; did you mean %q?", meant)
 	case len(names) > most:
-		text += `: "posthorn mailhost list" shows those that there are`
+		text += fmt.Sprintf(": \"posthorn %s list\" shows those that there are", n.command)
 	default:
 		text += fmt.Sprintf(": add it first, or take one of %s", strings.Join(names, ", "))
 	}
 	return &InvalidError{field, text}
+}
+
+// NoMailHost says to the operator that there is no mail host of this name, and which one he meant.
+func NoMailHost(field, name string, names []string) *InvalidError {
+	return mailHostNoun.missing(field, name, names)
+}
+
+// NoReseller says the same of a reseller.
+func NoReseller(field, name string, names []string) *InvalidError {
+	return resellerNoun.missing(field, name, names)
 }
 
 // CheckLogin accepts what an IMAP server can take as a login: up to 255 bytes without control characters.
