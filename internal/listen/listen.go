@@ -307,9 +307,11 @@ func (s *Service) worker(ctx context.Context, work func()) {
 func (s *Service) readLooks(ctx context.Context) {
 	s.mu.Lock()
 	looks := s.look
-	if len(looks) > 0 {
-		s.look = map[tenant.UserID]bool{}
+	if len(looks) == 0 { // the map stays, for others to write
+		s.mu.Unlock()
+		return
 	}
+	s.look = map[tenant.UserID]bool{}
 	s.mu.Unlock()
 	for u, asked := range looks {
 		l, ok, err := s.Subscriptions.Listener(ctx, u)
