@@ -71,7 +71,7 @@ func (c *Context) check(ctx context.Context, tx *db.Tx) (tags string, err error)
 		return "", err
 	}
 	if c.Reseller != "" {
-		if err := resellerNoun.mustHave(ctx, tx, c.Reseller, "reseller"); err != nil {
+		if err := mustHaveReseller(ctx, tx, c.Reseller); err != nil {
 			return "", err
 		}
 	}

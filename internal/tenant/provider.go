@@ -426,7 +426,7 @@ func (s *Store) providerValues(ctx context.Context, tx *db.Tx, before Provider, 
 	}
 	for i, h := range p.MailHosts {
 		field := fmt.Sprintf("mailhosts[%d]", i)
-		err := mailHostNoun.mustHave(ctx, tx, h, field)
+		err := mustHaveMailHost(ctx, tx, h, field)
 		if invalid, ok := errors.AsType[*InvalidError](err); ok && !operator { // the names are the operator's
 			invalid.Problem = fmt.Sprintf("there is no mail host %q: ask the operator", h)
 		}
@@ -435,7 +435,7 @@ func (s *Store) providerValues(ctx context.Context, tx *db.Tx, before Provider, 
 		}
 	}
 	if p.Reseller != "" {
-		if err := resellerNoun.mustHave(ctx, tx, p.Reseller, "reseller"); err != nil {
+		if err := mustHaveReseller(ctx, tx, p.Reseller); err != nil {
 			return nil, err
 		}
 	}

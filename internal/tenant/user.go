@@ -49,7 +49,7 @@ func (s *Store) AddUser(ctx context.Context, u User) (User, error) {
 		if err := mustHave(ctx, tx, sqlHasContext, u.ID.Context, "user", "there is no context %v: add it first"); err != nil {
 			return added, err
 		}
-		if err := mailHostNoun.mustHave(ctx, tx, u.MailHost, "mailhost"); err != nil {
+		if err := mustHaveMailHost(ctx, tx, u.MailHost, "mailhost"); err != nil {
 			return added, err
 		}
 		if err := s.room(ctx, tx, u.ID.Context, 0); err != nil {
@@ -100,21 +100,28 @@ func mustHave(ctx context.Context, tx *db.Tx, query string, key any, field, prob
 
 // noun is a kind of thing that others name.
 type noun struct {
-	text, command    string // in a sentence, and of posthorn
-	sqlHas, sqlNames string
+	text, command string // in a sentence, and of posthorn
 }
 
 var (
-	mailHostNoun = noun{"mail host", "mailhost", sqlHasMailHost, sqlMailHostNames}
-	resellerNoun = noun{"reseller", "reseller", sqlHasReseller, sqlResellerNames}
+	mailHostNoun = noun{"mail host", "mailhost"}
+	resellerNoun = noun{"reseller", "reseller"}
 )
 
-func (n noun) mustHave(ctx context.Context, tx *db.Tx, name, field string) error {
+func mustHaveMailHost(ctx context.Context, tx *db.Tx, name, field string) error {
+	return mailHostNoun.mustHave(ctx, tx, sqlHasMailHost, sqlMailHostNames, name, field)
+}
+
+func mustHaveReseller(ctx context.Context, tx *db.Tx, name string) error {
+	return resellerNoun.mustHave(ctx, tx, sqlHasReseller, sqlResellerNames, name, "reseller")
+}
+
+func (n noun) mustHave(ctx context.Context, tx *db.Tx, sqlHas, sqlNames, name, field string) error {
 	var has int64
-	if err := tx.QueryRow(ctx, n.sqlHas, name).Scan(&has); err != nil || has > 0 {
+	if err := tx.QueryRow(ctx, sqlHas, name).Scan(&has); err != nil || has > 0 {
 		return err
 	}
-	rows, err := tx.Query(ctx, n.sqlNames)
+	rows, err := tx.Query(ctx, sqlNames)
 	if err != nil {
 		return err
 	}
