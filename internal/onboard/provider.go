@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/posthorn-mail/posthorn/internal/account"
@@ -176,9 +177,11 @@ func (e *providerExam) web(ctx context.Context, base string) {
 		}
 	}
 	found := make([]chan []Check, len(origins))
+	var working sync.WaitGroup
+	defer working.Wait()
 	for i, origin := range origins {
 		found[i] = make(chan []Check, 1)
-		go func() { found[i] <- e.origin(ctx, origin) }()
+		working.Go(func() { found[i] <- e.origin(ctx, origin) })
 	}
 	for _, one := range found {
 		checks := <-one
