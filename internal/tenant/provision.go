@@ -46,12 +46,12 @@ func (s *Store) ImportUsers(ctx context.Context, batch []User, rehearsal *Rehear
 	err := s.change(ctx, func(ctx context.Context, tx *db.Tx) (User, error) {
 		done = make([]Imported, len(batch)) // anew, since a transaction may be tried again
 		marker := User{ID: UserID{Context: 1}, Login: manyUsers}
-		keep := false
+		keep, counted := false, map[int64]int64{}
 		if err := rehearsal.begin(ctx, tx, batch); err != nil {
 			return marker, err
 		}
 		for i, u := range batch {
-			one, err := s.importUser(ctx, tx, u, rehearsal)
+			one, err := s.importUser(ctx, tx, u, counted, rehearsal)
 			if err != nil {
 				return marker, err
 			}
@@ -190,7 +190,7 @@ func alike(u User, there UserID) Imported {
 	return Imported{Err: fmt.Errorf("login %q on mail host %q %w, in another context", u.Login, u.MailHost, ErrExists)}
 }
 
-func (s *Store) importUser(ctx context.Context, tx *db.Tx, u User, rehearsal *Rehearsal) (Imported, error) {
+func (s *Store) importUser(ctx context.Context, tx *db.Tx, u User, counted map[int64]int64, rehearsal *Rehearsal) (Imported, error) {
 	if err := CheckLogin(u.Login); err != nil {
 		return Imported{Err: err}, nil //nolint:nilerr // it is what became of this one
 	}
@@ -207,7 +207,7 @@ func (s *Store) importUser(ctx context.Context, tx *db.Tx, u User, rehearsal *Re
 	case u.ID.Context <= 0:
 		return rehearsal.toNew(u), nil
 	}
-	if err := s.room(ctx, tx, u.ID.Context, rehearsal.before(u.ID.Context)); err != nil {
+	if err := s.room(ctx, tx, u.ID.Context, counted, rehearsal.before(u.ID.Context)); err != nil {
 		if _, full := errors.AsType[*InvalidError](err); full {
 			return Imported{Err: err}, nil
 		}
@@ -225,6 +225,9 @@ func (s *Store) importUser(ctx context.Context, tx *db.Tx, u User, rehearsal *Re
 	}
 	if err == nil {
 		rehearsal.note(u)
+		if _, ok := counted[u.ID.Context]; ok {
+			counted[u.ID.Context]++
+		}
 	}
 	return Imported{ID: u.ID, Added: true}, err
 }

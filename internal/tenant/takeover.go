@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 
 	"github.com/posthorn-mail/posthorn/internal/db"
 )
@@ -57,7 +56,7 @@ func (s *Store) TakeOver(ctx context.Context, users []User) (added, had int, ref
 			}
 		}
 		for _, c := range slices.SortedFunc(maps.Keys(highest), cmp.Compare) {
-			if _, err := tx.Exec(ctx, sqlRaiseID, "user/"+strconv.FormatInt(c, 10), highest[c]); err != nil {
+			if _, err := tx.Exec(ctx, sqlRaiseID, userSequence(c), highest[c]); err != nil {
 				return User{}, err
 			}
 		}

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"github.com/posthorn-mail/posthorn/internal/db"
@@ -52,10 +51,10 @@ func (s *Store) AddUser(ctx context.Context, u User) (User, error) {
 		if err := mustHaveMailHost(ctx, tx, u.MailHost, "mailhost"); err != nil {
 			return added, err
 		}
-		if err := s.room(ctx, tx, u.ID.Context, 0); err != nil {
+		if err := s.room(ctx, tx, u.ID.Context, map[int64]int64{}, 0); err != nil {
 			return added, err
 		}
-		if err := takeID(ctx, tx, "user/"+strconv.FormatInt(u.ID.Context, 10), &added.ID.ID); err != nil {
+		if err := takeID(ctx, tx, userSequence(u.ID.Context), &added.ID.ID); err != nil {
 			return added, err
 		}
 		n, err := tx.Exec(ctx, sqlAddUser, added.ID.Context, added.ID.ID, u.Login, loginKey(u.Login), u.MailHost, db.Millis(s.now()))
@@ -67,8 +66,9 @@ func (s *Store) AddUser(ctx context.Context, u User) (User, error) {
 	return added, err
 }
 
-// room refuses one more user where a context has as many as it may have; more are those that it would have beside.
-func (s *Store) room(ctx context.Context, tx *db.Tx, inContext, more int64) error {
+// room refuses one more user where a context has as many as it may have. It counts them once for a transaction, in
+// counted, together with the more that it would have beside; who adds one counts him there.
+func (s *Store) room(ctx context.Context, tx *db.Tx, inContext int64, counted map[int64]int64, more int64) error {
 	v, err := s.ContextView(ctx, inContext) // from memory, as a rule
 	if err != nil {
 		return err
@@ -77,11 +77,15 @@ func (s *Store) room(ctx context.Context, tx *db.Tx, inContext, more int64) erro
 	if most == 0 {
 		return nil
 	}
-	var n int64
-	if err := tx.QueryRow(ctx, sqlContextUsers, inContext).Scan(&n); err != nil {
-		return err
+	n, ok := counted[inContext]
+	if !ok {
+		if err := tx.QueryRow(ctx, sqlContextUsers, inContext).Scan(&n); err != nil {
+			return err
+		}
+		n += more
+		counted[inContext] = n
 	}
-	if n += more; n >= most {
+	if n >= most {
 		return &InvalidError{"user", fmt.Sprintf("context %d has %d users, as many as it may have (contexts.max_users): remove some, or ask the operator", inContext, n)}
 	}
 	return nil
